@@ -1,0 +1,53 @@
+"""One cell of a study: what is trained, identified by everything that decides its outcome."""
+
+import hashlib
+import json
+from functools import cached_property
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from trainables.recipe import Recipe
+
+
+class Cell(BaseModel):
+    """A method at a keep rate on a host of some capacity, finetuned on a dataset from a seed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    dataset: str
+    method: str
+    capacity: str
+    keep_rate: Annotated[float, Field(gt=0, le=1)]
+    """Share of the patch tokens kept at each reduction stage, cumulative over the stages."""
+    reduction_loc: tuple[int, ...]
+    """0-based indices of the blocks that reduce, ascending."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    options: dict[str, Any] = {}
+    """The method's own options, such as `{"equal_weight": true}`."""
+    recipe: Recipe
+
+    @field_validator("reduction_loc")
+    @classmethod
+    def _blocks_ascend(cls, blocks: tuple[int, ...]) -> tuple[int, ...]:
+        if list(blocks) != sorted(set(blocks)) or (blocks and blocks[0] < 0):
+            raise ValueError(f"is {list(blocks)}, but must be ascending block indices from 0")
+        return blocks
+
+    @property
+    def host(self) -> str:
+        """Name of the model this cell starts from."""
+        return self.recipe.host.format(capacity=self.capacity)
+
+    @cached_property
+    def id(self) -> str:
+        """Return `{dataset}-{method}-{capacity}-r{rate}-s{seed}-{hash8}`.
+
+        The hash covers everything that changes the outcome and nothing that does not (paths,
+        resources, worker counts), so that the same cell in two studies is the same cell.
+        """
+        outcome = self.model_dump(mode="json", exclude={"recipe"}) | self.recipe.outcome()
+        canonical = json.dumps(outcome, sort_keys=True, separators=(",", ":"))
+        digest = hashlib.sha256(canonical.encode()).hexdigest()[:8]
+        rate = f"{self.keep_rate:g}"
+        return f"{self.dataset}-{self.method}-{self.capacity}-r{rate}-s{self.seed}-{digest}"
