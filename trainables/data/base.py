@@ -1,0 +1,82 @@
+"""What a dataset is: two splits of images with targets, and the names of its classes."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+from PIL import Image
+
+Task = Literal["single_label", "multi_label"]
+Target = int | np.ndarray
+"""A class index, or a float32 multi-hot vector with one entry a class."""
+
+
+class Split(Protocol):
+    """Images with targets, numbered from 0; all a dataset has to offer for training."""
+
+    def __len__(self) -> int: ...
+
+    def image(self, index: int) -> Image.Image:
+        """Return image `index` in mode RGB, decoded anew, so that callers may change it."""
+        ...
+
+    def target(self, index: int) -> Target:
+        """Return the class index, or the float32 multi-hot vector [classes], of one image."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledSplit(ABC):
+    """A split whose targets are in memory: subclasses say where the images come from."""
+
+    targets: np.ndarray
+    """int64 class indices [images] or float32 multi-hot vectors [images, classes]."""
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def target(self, index: int) -> Target:
+        """Return the class index, or the float32 multi-hot vector [classes], of one image."""
+        return int(self.targets[index]) if self.targets.ndim == 1 else self.targets[index]
+
+    @abstractmethod
+    def image(self, index: int) -> Image.Image:
+        """Return image `index` in mode RGB, decoded anew, so that callers may change it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Subset:
+    """Some images of a split, renumbered from 0 in the order of `indices`."""
+
+    split: Split
+    indices: Sequence[int] | np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def image(self, index: int) -> Image.Image:
+        """Return image `indices[index]` of the split."""
+        return self.split.image(int(self.indices[index]))
+
+    def target(self, index: int) -> Target:
+        """Return the target of image `indices[index]` of the split."""
+        return self.split.target(int(self.indices[index]))
+
+
+@dataclass(frozen=True)
+class ImageDataset:
+    """A training and an evaluation split over the same classes."""
+
+    name: str
+    task: Task
+    class_names: tuple[str, ...]
+    """Name of each class, in the order of the class indices."""
+    train: Split
+    val: Split
+
+    @property
+    def metric(self) -> Literal["top1", "map"]:
+        """The number, in percent, that cells on this dataset are compared by."""
+        return "top1" if self.task == "single_label" else "map"

@@ -1,0 +1,233 @@
+"""Batches whose order and augmentation are functions of (seed, epoch, index) alone.
+
+Neither the number of loader processes, nor the batch an epoch is entered at, nor the state of the
+process's own random generators changes what a batch holds; and drawing batches leaves the states
+of those generators (`random`, NumPy's, PyTorch's on the CPU) as they were.
+
+With several ranks (`world_size > 1`) an epoch is that of repeated augmentation (Hoffer et al.,
+"Augment Your Batch", CVPR 2020, as in DeiT): every image drawn three times, each time augmented
+differently and on another rank, over the same number of images an epoch.
+"""
+
+import hashlib
+import random
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from PIL import Image
+from timm.data.distributed_sampler import OrderedDistributedSampler, RepeatAugSampler
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from trainables.data.base import Split, Subset, Target
+
+Transform = Callable[[Image.Image], Tensor]
+Draw = tuple[int, int]
+"""An image's index and which of its augmented copies in the epoch this is, from 0."""
+Sample = tuple[Tensor, Target, int]
+
+HOLDOUT_SHARE = 0.05
+REPEATS = 3
+"""Augmented copies of an image in an epoch of several ranks."""
+
+
+def stream_seed(*numbers: int) -> int:
+    """Hash integers below 2^63 in size to a 64-bit seed, far apart for neighbouring numbers."""
+    packed = struct.pack(f"<{len(numbers)}q", *numbers)
+    return int.from_bytes(hashlib.blake2b(packed, digest_size=8).digest(), "little")
+
+
+def epoch_order(
+    n: int, seed: int, epoch: int, *, rank: int = 0, world_size: int = 1
+) -> np.ndarray:
+    """Return the int64 indices of the images that a rank visits in an epoch, in order.
+
+    One rank visits a permutation of `range(n)`. Of several, each visits its stride of a
+    permutation in which every image stands three times in a row, until together they have
+    visited about `n` images.
+    """
+    if world_size == 1:
+        return np.random.default_rng((seed, epoch)).permutation(n)
+    sampler = RepeatAugSampler(range(n), world_size, rank, num_repeats=REPEATS)
+    sampler.set_epoch(stream_seed(seed, epoch))
+    return np.fromiter(sampler, dtype=np.int64)
+
+
+def batches_per_epoch(n: int, batch_size: int, *, world_size: int = 1) -> int:
+    """Return how many batches of a split of `n` images `train_loader` yields to each rank.
+
+    The last, incomplete batch of an epoch is dropped. A split smaller than a batch gives a single
+    batch of all its images, one less where they are odd in number: mixup pairs them up.
+
+    Raises:
+        ValueError: If a rank has fewer than 2 images.
+    """
+    return len(_batch_starts(_images_per_rank(n, world_size), batch_size))
+
+
+def train_loader(
+    split: Split,
+    transform: Transform,
+    *,
+    batch_size: int,
+    seed: int,
+    epoch: int,
+    start_batch: int = 0,
+    num_workers: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+) -> DataLoader:
+    """Return the batches of one epoch, from `start_batch` on.
+
+    Args:
+        split: Images and targets.
+        transform: Augments an RGB image to a float32 tensor [3, H, W].
+        batch_size: Images a batch and rank; see `batches_per_epoch` for the epoch's end.
+        seed: Seed of the cell.
+        epoch: Number of the epoch, from 0.
+        start_batch: Batches of the epoch to leave out at its start.
+        num_workers: Processes that decode and augment; 0 does it in this one.
+        rank: Number of this process among those that train the cell together.
+        world_size: How many processes train the cell together.
+
+    Returns:
+        An iterable with a length. A batch is (images float32 [B, 3, H, W], targets int64 [B] or
+        float32 [B, classes], indices int64 [B] into the split).
+
+    Raises:
+        ValueError: If a rank has fewer than 2 images, or `start_batch` lies outside the epoch.
+    """
+    order = epoch_order(len(split), seed, epoch, rank=rank, world_size=world_size)
+    copies = (rank + world_size * np.arange(len(order))) % (REPEATS if world_size > 1 else 1)
+    batches = _Batches(order, copies, batch_size, start_batch)
+    dataset = _AugmentedImages(split, transform, seed, epoch)
+    return _loader(dataset, num_workers, batch_sampler=batches)
+
+
+def eval_loader(
+    split: Split,
+    transform: Transform,
+    *,
+    batch_size: int,
+    num_workers: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+) -> DataLoader:
+    """Return every image of a split once, in order, in batches as `train_loader` yields them.
+
+    The last batch may be smaller. Of several ranks, each gets its stride of the images; where
+    they do not divide evenly, ranks repeat an image, to be told by its index.
+    """
+    sampler = OrderedDistributedSampler(split, world_size, rank)
+    dataset = _Images(split, transform)
+    return _loader(dataset, num_workers, batch_size=batch_size, sampler=sampler)
+
+
+def holdout_split(train: Split, seed: int = 0) -> tuple[Subset, Subset]:
+    """Part a training split at random into the rest and a holdout of 5 %, at least one image.
+
+    Raises:
+        ValueError: If the split has fewer than 2 images.
+    """
+    if len(train) < 2:
+        raise ValueError(f"training split has {len(train)} images, but must have at least 2")
+    shuffled = np.random.default_rng(seed).permutation(len(train))
+    count = max(1, round(HOLDOUT_SHARE * len(train)))
+    return Subset(train, np.sort(shuffled[count:])), Subset(train, np.sort(shuffled[:count]))
+
+
+class _Images(Dataset[Sample]):
+    """A split through a transform without randomness."""
+
+    def __init__(self, split: Split, transform: Transform) -> None:
+        self.split = split
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.transform(self.split.image(index)), self.split.target(index), index
+
+
+class _AugmentedImages(_Images):
+    """A split through a random transform, seeded anew for each draw."""
+
+    def __init__(self, split: Split, transform: Transform, seed: int, epoch: int) -> None:
+        super().__init__(split, transform)
+        self.seed = seed
+        self.epoch = epoch
+
+    def __getitems__(self, draws: list[Draw]) -> list[Sample]:
+        # Keeping the generators' states takes ten times as long as seeding: once a batch.
+        with _global_random_states_kept():
+            return [self._augmented(index, copy) for index, copy in draws]
+
+    def _augmented(self, index: int, copy: int) -> Sample:
+        _seed_global_generators(stream_seed(self.seed, self.epoch, index, copy))
+        return self[index]
+
+
+class _Batches(Sampler[list[Draw]]):
+    """An epoch's draws in batches, from `start_batch` on."""
+
+    def __init__(
+        self, order: np.ndarray, copies: np.ndarray, batch_size: int, start_batch: int
+    ) -> None:
+        starts = _batch_starts(len(order), batch_size)
+        if not 0 <= start_batch <= len(starts):
+            raise ValueError(f"start_batch is {start_batch}, but must be 0 to {len(starts)}")
+        self.order = order
+        self.copies = copies
+        self.length = min(batch_size, len(order) // 2 * 2)
+        self.starts = starts[start_batch:]
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        for start in self.starts:
+            batch = slice(start, start + self.length)
+            yield list(zip(self.order[batch].tolist(), self.copies[batch].tolist(), strict=True))
+
+
+def _batch_starts(n: int, batch_size: int) -> range:
+    if n < 2:
+        raise ValueError(f"training split has {n} images a worker, but must have at least 2")
+    return range(0, max(1, n // batch_size) * batch_size, batch_size)
+
+
+def _images_per_rank(n: int, world_size: int) -> int:
+    return n if world_size == 1 else len(RepeatAugSampler(range(n), world_size, 0))
+
+
+def _loader(dataset: _Images, num_workers: int, **batching: object) -> DataLoader:
+    return DataLoader(
+        dataset,
+        num_workers=num_workers,
+        pin_memory=torch.cuda.is_available(),
+        # Without a generator of its own, a loader draws from PyTorch's global one.
+        generator=torch.Generator(),
+        **batching,  # type: ignore[arg-type]
+    )
+
+
+def _seed_global_generators(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002 - timm's RandAugment draws from this generator
+    torch.default_generator.manual_seed(seed)
+
+
+@contextmanager
+def _global_random_states_kept() -> Iterator[None]:
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    pytorch = torch.get_rng_state()
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)  # noqa: NPY002
+        torch.set_rng_state(pytorch)
