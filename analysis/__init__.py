@@ -1,0 +1,1 @@
+"""What a study's arrays say: similarity of cells, global patterns, tables and the report."""

@@ -1,0 +1,188 @@
+"""Which cells of a study are compared, and the rows that comparing two of them gives."""
+
+from collections.abc import Callable, Sequence
+from itertools import combinations
+from typing import Any, Literal
+
+import numpy as np
+
+from analysis import features, patterns
+from analysis.records import CellArtifacts, CellRecord
+
+Comparison = Literal["models", "rates", "capacity"]
+Kind = Literal["pruning", "merging", "features"]
+Row = dict[str, Any]
+
+KINDS: tuple[Kind, ...] = ("pruning", "merging", "features")
+CAPACITIES = ("tiny", "small", "base", "large")
+"""Known capacities, ascending."""
+
+
+def pairs(
+    records: Sequence[CellRecord], comparison: Comparison
+) -> list[tuple[CellRecord, CellRecord]]:
+    """List the pairs of cells (A, B) that a comparison is made of, each once.
+
+    Both cells have the dataset, stages and seed in common; further
+
+    - `models`: two methods of one capacity and keep rate, where a cell that `meets_every_rate`
+      pairs with any rate. A is the earlier in `records`; `compare` gives rows both ways.
+    - `rates`: two keep rates of one method and capacity; A is the higher.
+    - `capacity`: two capacities of one method and keep rate; A is the larger
+      (tiny < small < base < large, else by the parameters in the metrics), or else the first
+      in the alphabet.
+
+    Args:
+        records: The cells to compare, normally those that are evaluated.
+        comparison: One of `models`, `rates`, `capacity`.
+
+    Raises:
+        ValueError: `comparison` is not one of these.
+    """
+    if comparison not in _RULES:
+        raise ValueError(f"comparison is {comparison!r}, but must be one of {', '.join(_RULES)}")
+    matches, in_order = _RULES[comparison]
+    found = [pair for pair in combinations(records, 2) if _same_setting(*pair) and matches(*pair)]
+    return [(a, b) if in_order(a, b) else (b, a) for a, b in found]
+
+
+def compare(
+    a: CellArtifacts, b: CellArtifacts, comparison: Comparison, kinds: Sequence[Kind] = KINDS
+) -> dict[str, list[Row]]:
+    """Compare two cells on the images they were both evaluated on.
+
+    Args:
+        a: Cell A of a pair from `pairs`.
+        b: Cell B of that pair.
+        comparison: What the pair was made for. `models` gives rows for (A, B) and (B, A), since
+            some metrics have a direction; the others give rows for (A, B) alone.
+        kinds: The tables to make rows for.
+
+    Returns:
+        Rows of each table in `kinds`, one a common stage (`pruning`, `merging`) or block
+        (`features`), as `analysis.tables.table` takes them. Cells that do not both have kept
+        patches or groups give no rows in that table; a metric that cannot be computed is NaN
+        and `note` says why. The reference classes of `merging` are the groups of A, for `rates`
+        those of B (the lower rate).
+
+    Raises:
+        ValueError: The cells were not evaluated on the same images and patch grid.
+    """
+    order_a, order_b = _common_order(a, b)
+    tables: dict[str, list[Row]] = {kind: [] for kind in kinds}
+    for kind in kinds:
+        axis, by_block, measure = _ENGINES[kind]
+        in_a, in_b = by_block(a), by_block(b)
+        for block in sorted(in_a.keys() & in_b.keys()):
+            ab, ba = measure(in_a[block][order_a], in_b[block][order_b], a.num_patches)
+            if kind == "merging" and comparison == "rates":
+                ab = ba
+            rows = [(a.record, b.record, ab), (b.record, a.record, ba)]
+            for first, second, metrics in rows[: 2 if comparison == "models" else 1]:
+                place = {axis: block, "images": len(order_a), "note": None}
+                tables[kind].append(_identity(first, second, comparison) | place | metrics)
+    return tables
+
+
+def _same_setting(a: CellRecord, b: CellRecord) -> bool:
+    return (a.dataset, a.stages, a.seed) == (b.dataset, b.stages, b.seed)
+
+
+def _differ_in_model(a: CellRecord, b: CellRecord) -> bool:
+    rates_meet = a.keep_rate == b.keep_rate or a.meets_every_rate or b.meets_every_rate
+    return a.method != b.method and a.capacity == b.capacity and rates_meet
+
+
+def _differ_in_rate(a: CellRecord, b: CellRecord) -> bool:
+    same = (a.method, a.capacity) == (b.method, b.capacity)
+    return same and a.keep_rate != b.keep_rate
+
+
+def _differ_in_capacity(a: CellRecord, b: CellRecord) -> bool:
+    same = (a.method, a.keep_rate) == (b.method, b.keep_rate)
+    return same and a.capacity != b.capacity
+
+
+def _is_larger(a: CellRecord, b: CellRecord) -> bool:
+    sizes = [record.metrics.get("parameters") for record in (a, b)]
+    if {a.capacity, b.capacity} <= set(CAPACITIES):
+        sizes = [CAPACITIES.index(record.capacity) for record in (a, b)]
+    if None in sizes or sizes[0] == sizes[1]:
+        return a.capacity < b.capacity
+    return sizes[0] > sizes[1]
+
+
+_Test = Callable[[CellRecord, CellRecord], bool]
+_RULES: dict[str, tuple[_Test, _Test]] = {
+    "models": (_differ_in_model, lambda a, b: True),
+    "rates": (_differ_in_rate, lambda a, b: a.keep_rate > b.keep_rate),
+    "capacity": (_differ_in_capacity, _is_larger),
+}
+"""Comparison -> whether two cells belong to it, and whether they are in the order A, B."""
+
+
+def _common_order(a: CellArtifacts, b: CellArtifacts) -> tuple[np.ndarray, np.ndarray]:
+    """Row orders that bring the images of both cells into the same order."""
+    names = f"{a.record.cell_id} and {b.record.cell_id}"
+    order_a, order_b = np.argsort(a.images, kind="stable"), np.argsort(b.images, kind="stable")
+    if not np.array_equal(a.images[order_a], b.images[order_b]):
+        raise ValueError(f"{names} were given, but must have been evaluated on the same images")
+    if a.grid != b.grid:
+        raise ValueError(f"{names} have patch grids {a.grid} and {b.grid}, but must share one")
+    return order_a, order_b
+
+
+def _identity(a: CellRecord, b: CellRecord, comparison: Comparison) -> Row:
+    row: Row = {"comparison": comparison, "dataset": a.dataset, "seed": a.seed}
+    for side, record in (("a", a), ("b", b)):
+        row[f"cell_{side}"] = record.cell_id
+        for name in ("method", "family", "capacity", "keep_rate"):
+            row[f"{name}_{side}"] = getattr(record, name)
+    return row
+
+
+def _pruning(a: np.ndarray, b: np.ndarray, num_patches: int) -> tuple[Row, Row]:
+    in_a, in_b = (patterns.kept_masks(kept, num_patches) for kept in (a, b))
+    iou = _mean_std("iou", patterns.iou(in_a, in_b))
+    ioa_ab, ioa_ba = patterns.ioa(in_a, in_b), patterns.ioa(in_b, in_a)
+    return iou | _mean_std("ioa", ioa_ab), iou | _mean_std("ioa", ioa_ba)
+
+
+def _merging(a: np.ndarray, b: np.ndarray, num_patches: int) -> tuple[Row, Row]:
+    ab = patterns.partition_similarity(a, b)
+    ba = ab._replace(homogeneity=ab.completeness, completeness=ab.homogeneity)
+    return _partition_row(ab), _partition_row(ba)
+
+
+def _partition_row(similarity: patterns.PartitionSimilarity) -> Row:
+    row: Row = {}
+    for name, values in similarity._asdict().items():
+        row |= _mean_std(name, values)
+    return row
+
+
+def _features(a: np.ndarray, b: np.ndarray, num_patches: int) -> tuple[Row, Row]:
+    row: Row = dict.fromkeys(features.METRICS, np.nan)
+    try:
+        a, b = features.prepare(a), features.prepare(b)
+        row |= {"cka": features.cka(a, b), "procrustes": features.procrustes(a, b)}
+        rho, weights_a, weights_b = features.canonical_correlations(a, b)
+    except ValueError as reason:
+        row["note"] = str(reason)
+        return row, row
+    row |= {"mean_cca": features.mean_cca(rho), "mean_squared_cca": features.mean_squared_cca(rho)}
+    ab, ba = features.pwcca(rho, weights_a), features.pwcca(rho, weights_b)
+    return row | {"pwcca": ab}, row | {"pwcca": ba}
+
+
+def _mean_std(name: str, values: np.ndarray) -> Row:
+    return {f"{name}_mean": float(values.mean()), f"{name}_std": float(values.std())}
+
+
+_Measure = Callable[[np.ndarray, np.ndarray, int], tuple[Row, Row]]
+_ENGINES: dict[Kind, tuple[str, Callable[[CellArtifacts], dict[int, np.ndarray]], _Measure]] = {
+    "pruning": ("stage", lambda cell: cell.kept, _pruning),
+    "merging": ("stage", lambda cell: cell.groups, _merging),
+    "features": ("block", lambda cell: cell.cls, _features),
+}
+"""Table -> column that says where, arrays of a cell by block, metrics of (A, B) and (B, A)."""

@@ -1,0 +1,110 @@
+"""A cell as the analysis sees it: facts and metrics, and the arrays its evaluation left."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO, Self
+
+import numpy as np
+
+Source = str | Path | BinaryIO
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellRecord:
+    """Identity, state and metrics of one cell of a study."""
+
+    cell_id: str
+    dataset: str
+    method: str
+    family: str
+    """Kind of method, such as `pruning`, `merging`, `soft` or `baseline`."""
+    capacity: str
+    keep_rate: float
+    """Share of the patch tokens kept at each stage, in (0, 1]."""
+    stages: tuple[int, ...]
+    """0-based indices of the blocks that reduce, ascending."""
+    seed: int
+    meets_every_rate: bool = False
+    """The method has no fixed budget, so it is compared with cells of every keep rate."""
+    state: str = "pending"
+    """`done`, `running`, `pending`, `failed`, ..."""
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    """Contents of `eval.json`; empty where the cell has not been evaluated."""
+    error: str | None = None
+    """Why the cell failed, if it did."""
+    progress: Mapping[str, Any] = field(default_factory=dict)
+    """`epoch` and `epochs`: how far the training is."""
+
+
+@dataclass(frozen=True)
+class CellArtifacts:
+    """An evaluated cell with its per-image arrays; M images, N0 patches, C features.
+
+    `patterns` holds `image` [M] (ids), `grid` [2] (rows and columns of patches), `depth` ()
+    (blocks of the model) and per stage block l: `tokens_{l}` [M] live patch tokens, `kept_{l}`
+    [M, K] patch indices padded with the dtype's maximum, `group_{l}` [M, N0] group of each patch.
+    `features` holds `cls_{l}` [M, C] for each stage block and the last one.
+    """
+
+    record: CellRecord
+    patterns: Mapping[str, np.ndarray]
+    features: Mapping[str, np.ndarray]
+
+    @classmethod
+    def load(cls, record: CellRecord, patterns: Source, features: Source) -> Self:
+        """Read the arrays of `record` from two npz files, given as paths or open binary files."""
+        return cls(record, _read(patterns), _read(features))
+
+    @property
+    def images(self) -> np.ndarray:
+        """Ids of the evaluated images, [M]."""
+        return self.patterns["image"]
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of the patch grid."""
+        rows, columns = self.patterns["grid"].tolist()
+        return rows, columns
+
+    @property
+    def num_patches(self) -> int:
+        """N0, the number of patches of an image."""
+        rows, columns = self.grid
+        return rows * columns
+
+    @property
+    def depth(self) -> int:
+        """Number of transformer blocks."""
+        return int(self.patterns["depth"])
+
+    @property
+    def kept(self) -> dict[int, np.ndarray]:
+        """Kept patches of each stage, block -> [M, K]; empty for methods without kept patches."""
+        return _by_block(self.patterns, "kept")
+
+    @property
+    def groups(self) -> dict[int, np.ndarray]:
+        """Group of every patch at each stage, block -> [M, N0]; empty for pruning methods."""
+        return _by_block(self.patterns, "group")
+
+    @property
+    def tokens(self) -> dict[int, np.ndarray]:
+        """Live patch tokens after each stage, block -> [M]."""
+        return _by_block(self.patterns, "tokens")
+
+    @property
+    def cls(self) -> dict[int, np.ndarray]:
+        """CLS features after each stage block and the last block, block -> [M, C]."""
+        return _by_block(self.features, "cls")
+
+
+def _read(source: Source) -> dict[str, np.ndarray]:
+    with np.load(source, allow_pickle=False) as archive:
+        return {name: archive[name] for name in archive.files}
+
+
+def _by_block(arrays: Mapping[str, np.ndarray], kind: str) -> dict[int, np.ndarray]:
+    prefix = f"{kind}_"
+    named = {name.removeprefix(prefix): name for name in arrays if name.startswith(prefix)}
+    return {block: arrays[named[str(block)]] for block in sorted(map(int, named))}
