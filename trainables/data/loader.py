@@ -18,7 +18,7 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 from PIL import Image
-from timm.data.distributed_sampler import OrderedDistributedSampler, RepeatAugSampler
+from timm.data.distributed_sampler import RepeatAugSampler
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -40,9 +40,7 @@ def stream_seed(*numbers: int) -> int:
     return int.from_bytes(hashlib.blake2b(packed, digest_size=8).digest(), "little")
 
 
-def epoch_order(
-    n: int, seed: int, epoch: int, *, rank: int = 0, world_size: int = 1
-) -> np.ndarray:
+def epoch_order(n: int, seed: int, epoch: int, *, rank: int = 0, world_size: int = 1) -> np.ndarray:
     """Return the int64 indices of the images that a rank visits in an epoch, in order.
 
     One rank visits a permutation of `range(n)`. Of several, each visits its stride of a
@@ -65,7 +63,7 @@ def batches_per_epoch(n: int, batch_size: int, *, world_size: int = 1) -> int:
     Raises:
         ValueError: If a rank has fewer than 2 images.
     """
-    return len(_batch_starts(_images_per_rank(n, world_size), batch_size))
+    return len(_batch_slices(_images_per_rank(n, world_size), batch_size))
 
 
 def train_loader(
@@ -118,12 +116,11 @@ def eval_loader(
 ) -> DataLoader:
     """Return every image of a split once, in order, in batches as `train_loader` yields them.
 
-    The last batch may be smaller. Of several ranks, each gets its stride of the images; where
-    they do not divide evenly, ranks repeat an image, to be told by its index.
+    The last batch may be smaller. Of several ranks, each gets its stride of the images; together
+    they get each image once.
     """
-    sampler = OrderedDistributedSampler(split, world_size, rank)
-    dataset = _Images(split, transform)
-    return _loader(dataset, num_workers, batch_size=batch_size, sampler=sampler)
+    stride = range(rank, len(split), world_size)
+    return _loader(_Images(split, transform), num_workers, batch_size=batch_size, sampler=stride)
 
 
 def holdout_split(train: Split, seed: int = 0) -> tuple[Subset, Subset]:
@@ -177,27 +174,27 @@ class _Batches(Sampler[list[Draw]]):
     def __init__(
         self, order: np.ndarray, copies: np.ndarray, batch_size: int, start_batch: int
     ) -> None:
-        starts = _batch_starts(len(order), batch_size)
-        if not 0 <= start_batch <= len(starts):
-            raise ValueError(f"start_batch is {start_batch}, but must be 0 to {len(starts)}")
+        batches = _batch_slices(len(order), batch_size)
+        if not 0 <= start_batch <= len(batches):
+            raise ValueError(f"start_batch is {start_batch}, but must be 0 to {len(batches)}")
         self.order = order
         self.copies = copies
-        self.length = min(batch_size, len(order) // 2 * 2)
-        self.starts = starts[start_batch:]
+        self.batches = batches[start_batch:]
 
     def __len__(self) -> int:
-        return len(self.starts)
+        return len(self.batches)
 
     def __iter__(self) -> Iterator[list[Draw]]:
-        for start in self.starts:
-            batch = slice(start, start + self.length)
+        for batch in self.batches:
             yield list(zip(self.order[batch].tolist(), self.copies[batch].tolist(), strict=True))
 
 
-def _batch_starts(n: int, batch_size: int) -> range:
+def _batch_slices(n: int, batch_size: int) -> list[slice]:
     if n < 2:
         raise ValueError(f"training split has {n} images a worker, but must have at least 2")
-    return range(0, max(1, n // batch_size) * batch_size, batch_size)
+    if n < batch_size:
+        return [slice(0, n // 2 * 2)]
+    return [slice(start, start + batch_size) for start in range(0, n + 1 - batch_size, batch_size)]
 
 
 def _images_per_rank(n: int, world_size: int) -> int:
