@@ -1,0 +1,270 @@
+"""The store: what a study has reached, as files under STORAGE/STUDY.
+
+The files are the truth. A cell is trained when `result.json` and the best weights are whole, and
+done when `eval.json` and the artifacts it vouches for are whole too. Whatever is torn or damaged
+is removed by `repair`, which names it, and is made again.
+"""
+
+import fcntl
+import io
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from orchestrator.errors import UserError
+from trainables.cell import Cell
+from trainables.cell_folder import CellFolder
+from trainables.files import (
+    DamagedFileError,
+    digest,
+    read_checked,
+    read_sealed_json,
+    write_atomic,
+    write_sealed_json,
+)
+
+ARTIFACTS = ("patterns.npz", "features.npz", "predictions.parquet")
+
+
+class CellState(StrEnum):
+    """How far a cell is, as its files tell."""
+
+    PENDING = "pending"
+    INTERRUPTED = "interrupted"
+    """Training has begun and can go on from a saved state."""
+    TRAINED = "trained"
+    DONE = "done"
+    FAILED = "failed"
+    DAMAGED = "damaged"
+    """A record of the cell cannot be trusted; the next launch repairs it."""
+
+
+class Store:
+    """One study's folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def stop_file(self) -> Path:
+        """While this file exists, running cells save and end."""
+        return self.path / "stop"
+
+    @property
+    def tables(self) -> Path:
+        """Folder of the Parquet tables."""
+        return self.path / "tables"
+
+    @property
+    def report(self) -> Path:
+        """The study's page."""
+        return self.path / "report" / "index.html"
+
+    def cell(self, cell_id: str) -> "StoredCell":
+        """Return the folder of one cell, whether it exists yet or not."""
+        return StoredCell(self.path / "cells" / cell_id)
+
+    def cell_ids(self) -> list[str]:
+        """Return the ids of all cells with a folder, sorted."""
+        return sorted(path.parent.name for path in self.path.glob("cells/*/cell.json"))
+
+    def create(self, document: Mapping[str, Any], cells: Sequence[Cell]) -> None:
+        """Write `study.yaml` and every cell's `cell.json`.
+
+        Raises:
+            UserError: The storage cannot be written.
+        """
+        try:
+            text = yaml.safe_dump(dict(document), sort_keys=False)
+            write_atomic(self.path / "study.yaml", text.encode())
+            for cell in cells:
+                self.cell(cell.id).describe(cell)
+        except OSError as error:
+            raise UserError(f"cannot write the storage {self.path}: {error.strerror}") from error
+
+    def read_study(self) -> dict[str, Any]:
+        """Return the resolved study as `create` wrote it."""
+        document = yaml.safe_load((self.path / "study.yaml").read_text())
+        return dict(document)
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the study for this driver; the kernel lets go of it when the driver dies.
+
+        Raises:
+            UserError: Another driver holds it.
+        """
+        path = self.path / "driver.lock"
+        with path.open("a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                file.seek(0)
+                raise UserError(
+                    f"{self.path} is being run by {file.read().strip() or 'another driver'}; "
+                    f"watch it with: tokensweep status {self.path}"
+                ) from error
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {os.uname().nodename}\n")
+            file.flush()
+            yield
+
+
+class StoredCell(CellFolder):
+    """One cell's folder, as the orchestrator reads and completes it."""
+
+    @property
+    def id(self) -> str:
+        """The cell's id is its folder's name."""
+        return self.path.name
+
+    def describe(self, cell: Cell) -> None:
+        """Write `cell.json`, or write it again if it was damaged."""
+        path = self.path / "cell.json"
+        data = (cell.model_dump_json(indent=1) + "\n").encode()
+        if not path.exists() or path.read_bytes() != data:
+            write_atomic(path, data)
+
+    def cell(self) -> Cell:
+        """Return the cell that this folder is about."""
+        return Cell.model_validate_json((self.path / "cell.json").read_bytes())
+
+    def state(self) -> CellState:
+        """Tell how far the cell is; sealed records are checked, big files are not read."""
+        try:
+            trained, evaluated = self.result() is not None, self.evaluation() is not None
+        except DamagedFileError:
+            return CellState.DAMAGED
+        if trained and evaluated:
+            return CellState.DONE
+        if self.error():
+            return CellState.FAILED
+        if trained:
+            return CellState.TRAINED
+        return CellState.INTERRUPTED if any(self.path.glob("last/*")) else CellState.PENDING
+
+    def result(self) -> dict[str, Any] | None:
+        """Return `result.json`, None while the cell is not trained."""
+        return read_sealed_json(self.path / "result.json")
+
+    def evaluation(self) -> dict[str, Any] | None:
+        """Return the metrics in `eval.json`, None while the cell is not evaluated."""
+        record = read_sealed_json(self.path / "eval.json")
+        return None if record is None else record["metrics"]
+
+    def evaluation_digest(self) -> str:
+        """Return what identifies this evaluation's metrics and artifacts."""
+        return digest((self.path / "eval.json").read_bytes())
+
+    def error(self) -> str | None:
+        """Return why the cell failed, None if it did not."""
+        path = self.path / "error.txt"
+        return path.read_text() if path.exists() else None
+
+    def write_error(self, text: str) -> None:
+        """Declare the cell failed."""
+        write_atomic(self.path / "error.txt", text.encode())
+
+    def clear_error(self) -> None:
+        """Give the cell another chance."""
+        (self.path / "error.txt").unlink(missing_ok=True)
+
+    def log(self) -> list[dict[str, Any]]:
+        """Return the lines of `log.jsonl`; a torn last line is left out."""
+        path = self.path / "log.jsonl"
+        lines = path.read_text(errors="replace").splitlines() if path.exists() else []
+        return [entry for line in lines if (entry := _parse(line)) is not None]
+
+    def last_report(self) -> dict[str, Any]:
+        """Return the newest report of training, empty if there is none."""
+        return next((entry for entry in reversed(self.log()) if "epoch" in entry), {})
+
+    def write_evaluation(
+        self,
+        metrics: dict[str, Any],
+        patterns: Mapping[str, np.ndarray],
+        features: Mapping[str, np.ndarray],
+        predictions: pd.DataFrame,
+    ) -> None:
+        """Publish the artifacts, then the record that vouches for them."""
+        data = {
+            "patterns.npz": _npz(patterns),
+            "features.npz": _npz(features),
+            "predictions.parquet": predictions.to_parquet(index=False),
+        }
+        for name, content in data.items():
+            write_atomic(self.path / name, content)
+        digests = {name: digest(content) for name, content in data.items()}
+        write_sealed_json(self.path / "eval.json", {"metrics": metrics, "artifacts": digests})
+
+    def read_artifact(self, name: str) -> bytes:
+        """Return an artifact's bytes.
+
+        Raises:
+            DamagedFileError: It is missing, damaged, or was never made.
+        """
+        record = read_sealed_json(self.path / "eval.json")
+        if record is None:
+            raise DamagedFileError(self.path / "eval.json", "it is missing")
+        return read_checked(self.path / name, record["artifacts"][name])
+
+    def repair(self) -> list[DamagedFileError]:
+        """Remove what is damaged, together with all that was made from it; return what it was."""
+        damaged = self.damaged_states()
+        try:
+            if self.result() is not None:
+                self.load_best()
+        except DamagedFileError as error:
+            damaged.append(error)
+            self.discard_training()
+            self.discard_evaluation()
+        try:
+            if self.evaluation() is not None:
+                for name in ARTIFACTS:
+                    self.read_artifact(name)
+        except DamagedFileError as error:
+            damaged.append(error)
+            self.discard_evaluation()
+        return damaged
+
+    def discard_evaluation(self) -> None:
+        """Remove all that evaluation has made, the record that vouches for it first."""
+        for name in ("eval.json", *ARTIFACTS):
+            (self.path / name).unlink(missing_ok=True)
+
+
+def find_study(storage: Path) -> Store:
+    """Return the store in `storage`, which is a study's folder or holds exactly one.
+
+    Raises:
+        UserError: There is none, or more than one.
+    """
+    if (storage / "study.yaml").is_file():
+        return Store(storage)
+    found = sorted(path.parent for path in storage.glob("*/study.yaml"))
+    if len(found) != 1:
+        names = ", ".join(str(path) for path in found) or "no study"
+        raise UserError(f"{storage} holds {names}; name the folder of one study")
+    return Store(found[0])
+
+
+def _parse(line: str) -> dict[str, Any] | None:
+    try:
+        entry = json.loads(line)
+    except json.JSONDecodeError:
+        return None
+    return entry if isinstance(entry, dict) else None
+
+
+def _npz(arrays: Mapping[str, np.ndarray]) -> bytes:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **{name: np.asarray(array) for name, array in arrays.items()})
+    return buffer.getvalue()

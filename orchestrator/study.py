@@ -1,0 +1,200 @@
+"""Study files: YAML, validated by a schema, expanded into cells.
+
+A study is a list of grids, each the product of its axes; see `docs/study-files.md`.
+"""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from orchestrator.errors import UserError, describe, not_one_of
+from reduction import METHODS
+from trainables.cell import Cell
+from trainables.data import DATASETS
+from trainables.recipe import Recipe
+
+SHIPPED = Path(__file__).parents[1] / "experiments" / "studies"
+AXES = ("dataset", "capacity", "method", "keep_rate", "seed")
+BASELINE = "deit"
+OVERRIDDEN_BY = ("dataset", "method", "capacity")
+"""What a recipe may be overridden by; later ones win."""
+
+
+class StrictModel(BaseModel):
+    """Unknown keys and silent conversions are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+KeepRate = Annotated[float, Field(gt=0, le=1)]
+Block = Annotated[int, Field(ge=0)]
+Seed = Annotated[int, Field(ge=0)]
+
+
+class Grid(StrictModel):
+    """The product of its axes; what it leaves out comes from the study's defaults."""
+
+    dataset: list[str] = []
+    capacity: list[str] = []
+    method: list[str] = []
+    keep_rate: list[KeepRate] = []
+    seed: list[Seed] = []
+    reduction_loc: list[Block] = []
+    options: dict[str, Any] = {}
+    recipe: str = ""
+
+
+class Resources(StrictModel):
+    """What a trial of one capacity reserves."""
+
+    cpu: Annotated[float, Field(gt=0)] = 1.0
+    """CPU cores; whole ones are also the threads that torch uses."""
+    gpu: Annotated[float, Field(ge=0)] = 1.0
+    """GPUs, or a share of one; without any GPU in the cluster cells run on CPUs."""
+
+    @model_validator(mode="after")
+    def _one_gpu_at_most(self) -> Self:
+        if self.gpu > 1:
+            raise ValueError("must be at most 1 GPU a cell")
+        return self
+
+
+class Study(StrictModel):
+    """A validated study file."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+    defaults: Grid = Grid()
+    grids: Annotated[list[Grid], Field(min_length=1)]
+    recipes: dict[str, dict[str, Any]] = {}
+    resources: dict[str, Resources] = {}
+
+
+def load_study(name_or_file: str, settings: Sequence[str] = ()) -> Study:
+    """Read a shipped study by name or any study file, with `KEY=VALUE` settings applied.
+
+    Raises:
+        UserError: There is no such study, or the file is not a valid one.
+    """
+    path = _find(name_or_file)
+    try:
+        document = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(document, dict):
+        raise UserError(f"{path} must hold a mapping with the keys {_keys(Study)}")
+    for setting in settings:
+        _apply(document, setting)
+    try:
+        study = Study.model_validate(document)
+    except ValidationError as error:
+        raise UserError(describe(error, str(path))) from error
+    return study
+
+
+def expand(study: Study) -> list[Cell]:
+    """Return the study's cells in the order of its grids, each once.
+
+    Raises:
+        UserError: A name, a value or a recipe in the study is not allowed.
+    """
+    cells: dict[str, Cell] = {}
+    for number, grid in enumerate(study.grids):
+        for cell in _expand_grid(study, grid, f"{study.name}: grids.{number}"):
+            cells.setdefault(cell.id, cell)
+    return list(cells.values())
+
+
+def _expand_grid(study: Study, grid: Grid, origin: str) -> Iterator[Cell]:
+    merged = study.defaults.model_dump() | grid.model_dump(exclude_unset=True)
+    for axis, known in (("method", METHODS), ("dataset", DATASETS)):
+        for value in merged[axis]:
+            if value not in known:
+                raise not_one_of(f"{origin}.{axis}", value, known)
+    merged["seed"] = merged["seed"] or [0]
+    if merged["method"] == [BASELINE]:
+        merged["keep_rate"] = [1.0]
+    for key in (*AXES, "reduction_loc", "recipe"):
+        if not merged[key]:
+            raise UserError(f"{origin}.{key} is missing, here and in the study's defaults")
+    for values in itertools.product(*(merged[axis] for axis in AXES)):
+        yield _cell(study, dict(zip(AXES, values, strict=True)), merged, origin)
+
+
+def _cell(study: Study, identity: dict[str, Any], grid: dict[str, Any], origin: str) -> Cell:
+    if identity["method"] == BASELINE:
+        identity["keep_rate"] = 1.0  # It reduces nothing at any rate: one cell.
+    try:
+        return Cell(
+            **identity,
+            reduction_loc=grid["reduction_loc"],
+            options=grid["options"],
+            recipe=_recipe(study, grid["recipe"], identity),
+        )
+    except ValidationError as error:
+        raise UserError(describe(error, origin)) from error
+
+
+def _recipe(study: Study, name: str, identity: dict[str, Any]) -> Recipe:
+    if name not in study.recipes:
+        raise not_one_of("recipe", name, study.recipes)
+    values = dict(study.recipes[name])
+    overrides = [(axis, values.pop(axis, {})) for axis in OVERRIDDEN_BY]
+    for axis, by_value in overrides:
+        values |= by_value.get(identity[axis], {})
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        raise UserError(describe(error, f"{study.name}: recipes.{name}")) from error
+
+
+def _find(name_or_file: str) -> Path:
+    if name_or_file.endswith((".yaml", ".yml")) or "/" in name_or_file:
+        path = Path(name_or_file)
+        if not path.is_file():
+            raise UserError(f"there is no study file {path}")
+        return path
+    shipped = {path.stem: path for path in SHIPPED.glob("*.yaml")}
+    if name_or_file not in shipped:
+        close = get_close_matches(name_or_file, shipped, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ", or a path that ends in .yaml"
+        raise UserError(f"{not_one_of('study', name_or_file, shipped)}{hint}")
+    return shipped[name_or_file]
+
+
+def _apply(document: dict[str, Any], setting: str) -> None:
+    """Set one value of the raw study, as in `recipes.demo.epochs=1`."""
+    key, separator, value = setting.partition("=")
+    if not separator or not key:
+        raise UserError(f"--set is {setting!r}, but must be KEY=VALUE, e.g. recipes.demo.epochs=1")
+    *parents, last = key.split(".")
+    node: Any = document
+    for parent in parents:
+        node = _child(node, parent, setting)
+    if isinstance(node, list):
+        node[_index(node, last, setting)] = yaml.safe_load(value)
+    else:
+        node[last] = yaml.safe_load(value)
+
+
+def _child(node: Any, key: str, setting: str) -> Any:
+    child = node[_index(node, key, setting)] if isinstance(node, list) else None
+    if isinstance(node, dict):
+        child = node.setdefault(key, {})
+    if not isinstance(child, dict | list):
+        raise UserError(f"--set {setting}: {key!r} holds no keys of its own")
+    return child
+
+
+def _index(node: list[Any], key: str, setting: str) -> int:
+    if not key.isdigit() or int(key) >= len(node):
+        raise UserError(f"--set {setting}: {key!r} must be a number below {len(node)}")
+    return int(key)
+
+
+def _keys(model: type[BaseModel]) -> str:
+    return ", ".join(model.model_fields)

@@ -1,0 +1,118 @@
+"""A cell's folder in the store, as far as training writes it.
+
+    CELL_ID/cell.json     the cell, written before anything else
+            log.jsonl     one line a report
+            last/         resume state: state-STEP.pt and its sealed state-STEP.json
+            best/         model.safetensors and its sealed meta.json
+            result.json   sealed, written last: the cell is trained
+            error.txt     why the cell failed, if it did
+
+Nothing is trusted before its SHA-256 or seal was checked.
+"""
+
+import json
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from trainables.files import (
+    DamagedFileError,
+    append_line,
+    digest,
+    read_checked,
+    read_sealed_json,
+    write_atomic,
+    write_sealed_json,
+)
+
+STATES_KEPT = 2
+"""The newest resume state and the one before it, in case the newest turns out damaged."""
+
+
+class CellFolder:
+    """Reads and writes what training leaves of one cell."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def save_last(self, step: int, state: bytes) -> None:
+        """Publish a resume state; older ones beyond `STATES_KEPT` are removed after it."""
+        name = f"state-{step:08d}"
+        write_sealed_json(self.path / "last" / f"{name}.json", {"sha256": digest(state)})
+        write_atomic(self.path / "last" / f"{name}.pt", state)
+        for old in self._steps()[STATES_KEPT:]:
+            self._remove_state(old)
+
+    def load_last(self) -> bytes | None:
+        """Return the newest resume state that is whole, None where there is none."""
+        for step in self._steps():
+            try:
+                return self._read_state(step)
+            except DamagedFileError:
+                continue
+        return None
+
+    def damaged_states(self) -> list[DamagedFileError]:
+        """Remove the resume states that are damaged; return what they were."""
+        damaged = []
+        for step in self._steps():
+            try:
+                self._read_state(step)
+            except DamagedFileError as error:
+                damaged.append(error)
+                self._remove_state(step)
+        return damaged
+
+    def save_best(self, weights: bytes, meta: dict[str, Any]) -> None:
+        """Publish the best weights so far (safetensors), then the record that vouches for them."""
+        write_atomic(self.path / "best" / "model.safetensors", weights)
+        write_sealed_json(self.path / "best" / "meta.json", meta | {"sha256": digest(weights)})
+
+    def load_best(self) -> bytes:
+        """Return the best weights.
+
+        Raises:
+            DamagedFileError: The weights or their record are missing or damaged.
+        """
+        record = read_sealed_json(self.path / "best" / "meta.json")
+        if record is None:
+            raise DamagedFileError(self.path / "best" / "meta.json", "it is missing")
+        return read_checked(self.path / "best" / "model.safetensors", record["sha256"])
+
+    def append_log(self, report: Mapping[str, Any]) -> None:
+        """Add one line to `log.jsonl`, stamped with the time in seconds since the epoch."""
+        append_line(self.path / "log.jsonl", json.dumps({"time": time.time(), **report}))
+
+    def write_result(self, result: dict[str, Any]) -> None:
+        """Declare the cell trained, once its best weights have proved whole.
+
+        Raises:
+            DamagedFileError: They are not; training is discarded and has to begin again.
+        """
+        try:
+            self.load_best()
+        except DamagedFileError:
+            self.discard_training()
+            raise
+        write_sealed_json(self.path / "result.json", result)
+
+    def discard_training(self) -> None:
+        """Remove all that training has made, the declaration that it is finished first."""
+        (self.path / "result.json").unlink(missing_ok=True)
+        for name in ("last", "best"):
+            shutil.rmtree(self.path / name, ignore_errors=True)
+
+    def _steps(self) -> list[str]:
+        return sorted((path.stem for path in self.path.glob("last/state-*.pt")), reverse=True)
+
+    def _read_state(self, step: str) -> bytes:
+        record = read_sealed_json(self.path / "last" / f"{step}.json")
+        if record is None:
+            raise DamagedFileError(self.path / "last" / f"{step}.json", "it is missing")
+        return read_checked(self.path / "last" / f"{step}.pt", record["sha256"])
+
+    def _remove_state(self, step: str) -> None:
+        (self.path / "last" / f"{step}.json").unlink(missing_ok=True)
+        (self.path / "last" / f"{step}.pt").unlink(missing_ok=True)
