@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from PIL import Image
 from timm.data import create_transform
-from timm.data.auto_augment import rand_augment_transform
+from timm.data.auto_augment import RandAugment, posterize, rand_augment_transform
 from torch import Tensor
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode
@@ -32,21 +32,8 @@ def train_transform(recipe: Recipe, task: Task, mean: Channels, std: Channels) -
         mean: Subtracted from the channels.
         std: Then divides them.
     """
-    if task == "multi_label":
-        return _multi_label_train_transform(recipe, mean, std)
-    return create_transform(
-        recipe.image_size,
-        is_training=True,
-        scale=recipe.crop_scale,
-        hflip=recipe.horizontal_flip,
-        color_jitter=recipe.color_jitter or None,
-        auto_augment=recipe.rand_augment,
-        interpolation="bicubic",
-        mean=mean,
-        std=std,
-        re_prob=recipe.random_erasing,
-        re_mode="pixel",
-    )
+    build = _single_label_steps if task == "single_label" else _multi_label_steps
+    return _with_black_posterize(build(recipe, mean, std))
 
 
 def eval_transform(recipe: Recipe, task: Task, mean: Channels, std: Channels) -> Transform:
@@ -97,18 +84,31 @@ def _span(length: int, share: float) -> tuple[int, int]:
     return max(0, start), min(length, start + extent)
 
 
-def _multi_label_train_transform(recipe: Recipe, mean: Channels, std: Channels) -> Transform:
+def _single_label_steps(recipe: Recipe, mean: Channels, std: Channels) -> transforms.Compose:
+    return create_transform(
+        recipe.image_size,
+        is_training=True,
+        scale=recipe.crop_scale,
+        hflip=recipe.horizontal_flip,
+        color_jitter=recipe.color_jitter or None,
+        auto_augment=recipe.rand_augment,
+        interpolation="bicubic",
+        mean=mean,
+        std=std,
+        re_prob=recipe.random_erasing,
+        re_mode="pixel",
+    )
+
+
+def _multi_label_steps(recipe: Recipe, mean: Channels, std: Channels) -> transforms.Compose:
     size = recipe.image_size
-    steps = [
-        transforms.Resize((size, size), InterpolationMode.BICUBIC),
-        Cutout(recipe.cutout),
-    ]
+    steps = [transforms.Resize((size, size), InterpolationMode.BICUBIC), Cutout(recipe.cutout)]
     if recipe.rand_augment is not None:
         steps.append(_rand_augment(recipe.rand_augment, size, mean))
     return transforms.Compose([*steps, transforms.ToTensor(), transforms.Normalize(mean, std)])
 
 
-def _rand_augment(specification: str, size: int, mean: Channels) -> Callable:
+def _rand_augment(specification: str, size: int, mean: Channels) -> RandAugment:
     # The same parameters as timm gives it inside its transform for single labels.
     parameters = {
         "translate_const": int(size * 0.45),
@@ -116,3 +116,19 @@ def _rand_augment(specification: str, size: int, mean: Channels) -> Callable:
         "interpolation": Image.Resampling.BICUBIC,
     }
     return rand_augment_transform(specification, parameters)
+
+
+def _with_black_posterize(transform: transforms.Compose) -> transforms.Compose:
+    """Let RandAugment's posterising to 0 bits give a black image, as before Pillow 13.
+
+    At its strongest timm asks for 0 bits, which Pillow refuses since.
+    """
+    for step in transform.transforms:
+        for operation in step.ops if isinstance(step, RandAugment) else ():
+            if operation.name.startswith("Posterize"):
+                operation.aug_fn = _posterize
+    return transform
+
+
+def _posterize(image: Image.Image, bits: int, **unused: object) -> Image.Image:
+    return posterize(image, bits) if bits > 0 else Image.new(image.mode, image.size)
