@@ -1,0 +1,78 @@
+"""A block's attention, opened up: what methods may see of it, and its output for chosen rows."""
+
+from functools import cached_property
+
+import torch
+import torch.nn.functional as F
+from timm.layers import Attention
+from torch import Tensor
+
+from reduction.tokens import Tokens, gather_tokens
+
+
+class AttentionView:
+    """Queries, keys and values of one block; what else a method needs is computed when asked.
+
+    The attention itself stays fused, so that no method pays for a map it does not look at.
+    """
+
+    def __init__(self, attention: Attention, x: Tensor, tokens: Tokens) -> None:
+        """Project the normalised tokens x [B, P + N, C] of `tokens`."""
+        self.attention = attention
+        self.x = x
+        self.num_prefix = tokens.num_prefix
+        self.bias = tokens.attention_mask()
+        shape = (*x.shape[:2], 3, attention.num_heads, attention.head_dim)
+        queries, keys, values = attention.qkv(x).view(shape).permute(2, 0, 3, 1, 4).unbind(0)
+        self.queries: Tensor = attention.q_norm(queries)
+        """[B, H, P + N, D]."""
+        self.keys: Tensor = attention.k_norm(keys)
+        """[B, H, P + N, D]."""
+        self.values: Tensor = values
+        """[B, H, P + N, D]."""
+
+    def probabilities(self, rows: slice) -> Tensor:
+        """Softmax attention of the query `rows`, [B, H, rows, P + N], at least float32.
+
+        Out of autocast: scores rounded to bfloat16 tie, and ties decide which tokens stay.
+        """
+        dtype = torch.promote_types(self.queries.dtype, torch.float32)
+        with torch.autocast(self.queries.device.type, enabled=False):
+            queries = self.queries[:, :, rows].to(dtype) * self.attention.scale
+            logits = queries @ self.keys.to(dtype).transpose(-2, -1)
+            return (logits if self.bias is None else logits + self.bias).softmax(dim=-1)
+
+    @cached_property
+    def cls_heads(self) -> Tensor:
+        """[B, H, N] attention of the CLS token on each patch token, for each head."""
+        return self.probabilities(slice(0, 1))[:, :, 0, self.num_prefix :]
+
+    @property
+    def cls(self) -> Tensor:
+        """[B, N] attention of the CLS token on each patch token, mean over heads."""
+        return self.cls_heads.mean(dim=1)
+
+    def output(self, rows: Tensor | None) -> Tensor:
+        """The attention module's output [B, K, C] for the query `rows` [B, K] (None: all)."""
+        attention = self.attention
+        queries, x = self.queries, self.x
+        if rows is not None:
+            queries = gather_tokens(queries.transpose(1, 2), rows).transpose(1, 2)
+            x = gather_tokens(x, rows)
+        x_heads = self._attend(queries)
+        merged = attention.norm(x_heads.transpose(1, 2).flatten(2))
+        if attention.gate is not None:
+            merged = merged * attention.gate(x).sigmoid()
+        return attention.proj_drop(attention.proj(merged))
+
+    def _attend(self, queries: Tensor) -> Tensor:
+        attention = self.attention
+        bias = None if self.bias is None else self.bias.to(queries.dtype)
+        if attention.fused_attn:
+            dropout = attention.attn_drop.p if attention.training else 0.0
+            return F.scaled_dot_product_attention(
+                queries, self.keys, self.values, attn_mask=bias, dropout_p=dropout
+            )
+        logits = (queries * attention.scale) @ self.keys.transpose(-2, -1)
+        weights = (logits if bias is None else logits + bias).softmax(dim=-1)
+        return attention.attn_drop(weights) @ self.values

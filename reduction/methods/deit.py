@@ -1,0 +1,16 @@
+"""The baseline: no reduction at all."""
+
+from reduction.stage import Stage
+
+
+class Unreduced(Stage):
+    """Leaves everything as it is; its trace has the CLS features at the same blocks."""
+
+    family = "baseline"
+    citation = "Touvron et al., Training data-efficient image transformers, ICML 2021"
+    patterns = ()
+    fixed_budget = False
+
+    def count(self, incoming: int, num_patches: int) -> int:
+        """Return `incoming`."""
+        return incoming
