@@ -9,7 +9,7 @@ import numpy as np
 from analysis import features, patterns
 from analysis.records import CellArtifacts, CellRecord
 
-Comparison = Literal["models", "rates", "capacity"]
+Comparison = Literal["models", "rates", "capacity", "datasets"]
 Kind = Literal["pruning", "merging", "features"]
 Row = dict[str, Any]
 
@@ -23,18 +23,19 @@ def pairs(
 ) -> list[tuple[CellRecord, CellRecord]]:
     """List the pairs of cells (A, B) that a comparison is made of, each once.
 
-    Both cells have the dataset, stages and seed in common; further
+    The cells of a pair are alike in dataset, method, capacity, keep rate, stages and seed but for
 
-    - `models`: two methods of one capacity and keep rate, where a cell that `meets_every_rate`
-      pairs with any rate. A is the earlier in `records`; `compare` gives rows both ways.
-    - `rates`: two keep rates of one method and capacity; A is the higher.
-    - `capacity`: two capacities of one method and keep rate; A is the larger
-      (tiny < small < base < large, else by the parameters in the metrics), or else the first
-      in the alphabet.
+    - `models`: the method; a cell that `meets_every_rate` pairs with any rate. A is the earlier
+      in `records`; `compare` gives rows both ways.
+    - `rates`: the keep rate; A is the higher.
+    - `capacity`: the capacity; A is the larger (tiny < small < base < large, else by the
+      parameters in the metrics), or else the first in the alphabet.
+    - `datasets`: the dataset; A is the earlier in `records`. Only for maps over images
+      (`analysis.tables.heatmaps_table`), as the images differ.
 
     Args:
         records: The cells to compare, normally those that are evaluated.
-        comparison: One of `models`, `rates`, `capacity`.
+        comparison: What the two cells differ in.
 
     Raises:
         ValueError: `comparison` is not one of these.
@@ -42,7 +43,7 @@ def pairs(
     if comparison not in _RULES:
         raise ValueError(f"comparison is {comparison!r}, but must be one of {', '.join(_RULES)}")
     matches, in_order = _RULES[comparison]
-    found = [pair for pair in combinations(records, 2) if _same_setting(*pair) and matches(*pair)]
+    found = [pair for pair in combinations(records, 2) if matches(*pair)]
     return [(a, b) if in_order(a, b) else (b, a) for a, b in found]
 
 
@@ -80,31 +81,22 @@ def compare(
             rows = [(a.record, b.record, ab), (b.record, a.record, ba)]
             for first, second, metrics in rows[: 2 if comparison == "models" else 1]:
                 place = {axis: block, "images": len(order_a), "note": None}
-                tables[kind].append(_identity(first, second, comparison) | place | metrics)
+                tables[kind].append(identity(first, second, comparison) | place | metrics)
     return tables
 
 
-def _same_setting(a: CellRecord, b: CellRecord) -> bool:
-    return (a.dataset, a.stages, a.seed) == (b.dataset, b.stages, b.seed)
+def _differs(a: CellRecord, b: CellRecord) -> set[str]:
+    axes = ("dataset", "method", "capacity", "keep_rate", "stages", "seed")
+    return {axis for axis in axes if getattr(a, axis) != getattr(b, axis)}
 
 
-def _differ_in_model(a: CellRecord, b: CellRecord) -> bool:
-    rates_meet = a.keep_rate == b.keep_rate or a.meets_every_rate or b.meets_every_rate
-    return a.method != b.method and a.capacity == b.capacity and rates_meet
-
-
-def _differ_in_rate(a: CellRecord, b: CellRecord) -> bool:
-    same = (a.method, a.capacity) == (b.method, b.capacity)
-    return same and a.keep_rate != b.keep_rate
-
-
-def _differ_in_capacity(a: CellRecord, b: CellRecord) -> bool:
-    same = (a.method, a.keep_rate) == (b.method, b.keep_rate)
-    return same and a.capacity != b.capacity
+def _differs_in_method(a: CellRecord, b: CellRecord) -> bool:
+    any_rate = a.meets_every_rate or b.meets_every_rate
+    return _differs(a, b) - ({"keep_rate"} if any_rate else set()) == {"method"}
 
 
 def _is_larger(a: CellRecord, b: CellRecord) -> bool:
-    sizes = [record.metrics.get("parameters") for record in (a, b)]
+    sizes: list[Any] = [record.metrics.get("parameters") for record in (a, b)]
     if {a.capacity, b.capacity} <= set(CAPACITIES):
         sizes = [CAPACITIES.index(record.capacity) for record in (a, b)]
     if None in sizes or sizes[0] == sizes[1]:
@@ -114,9 +106,10 @@ def _is_larger(a: CellRecord, b: CellRecord) -> bool:
 
 _Test = Callable[[CellRecord, CellRecord], bool]
 _RULES: dict[str, tuple[_Test, _Test]] = {
-    "models": (_differ_in_model, lambda a, b: True),
-    "rates": (_differ_in_rate, lambda a, b: a.keep_rate > b.keep_rate),
-    "capacity": (_differ_in_capacity, _is_larger),
+    "models": (_differs_in_method, lambda a, b: True),
+    "rates": (lambda a, b: _differs(a, b) == {"keep_rate"}, lambda a, b: a.keep_rate > b.keep_rate),
+    "capacity": (lambda a, b: _differs(a, b) == {"capacity"}, _is_larger),
+    "datasets": (lambda a, b: _differs(a, b) == {"dataset"}, lambda a, b: True),
 }
 """Comparison -> whether two cells belong to it, and whether they are in the order A, B."""
 
@@ -132,7 +125,8 @@ def _common_order(a: CellArtifacts, b: CellArtifacts) -> tuple[np.ndarray, np.nd
     return order_a, order_b
 
 
-def _identity(a: CellRecord, b: CellRecord, comparison: Comparison) -> Row:
+def identity(a: CellRecord, b: CellRecord, comparison: Comparison) -> Row:
+    """Return the columns that say which two cells a row compares, and for what."""
     row: Row = {"comparison": comparison, "dataset": a.dataset, "seed": a.seed}
     for side, record in (("a", a), ("b", b)):
         row[f"cell_{side}"] = record.cell_id
@@ -143,9 +137,9 @@ def _identity(a: CellRecord, b: CellRecord, comparison: Comparison) -> Row:
 
 def _pruning(a: np.ndarray, b: np.ndarray, num_patches: int) -> tuple[Row, Row]:
     in_a, in_b = (patterns.kept_masks(kept, num_patches) for kept in (a, b))
-    iou = _mean_std("iou", patterns.iou(in_a, in_b))
+    iou = mean_std("iou", patterns.iou(in_a, in_b))
     ioa_ab, ioa_ba = patterns.ioa(in_a, in_b), patterns.ioa(in_b, in_a)
-    return iou | _mean_std("ioa", ioa_ab), iou | _mean_std("ioa", ioa_ba)
+    return iou | mean_std("ioa", ioa_ab), iou | mean_std("ioa", ioa_ba)
 
 
 def _merging(a: np.ndarray, b: np.ndarray, num_patches: int) -> tuple[Row, Row]:
@@ -157,7 +151,7 @@ def _merging(a: np.ndarray, b: np.ndarray, num_patches: int) -> tuple[Row, Row]:
 def _partition_row(similarity: patterns.PartitionSimilarity) -> Row:
     row: Row = {}
     for name, values in similarity._asdict().items():
-        row |= _mean_std(name, values)
+        row |= mean_std(name, values)
     return row
 
 
@@ -175,7 +169,8 @@ def _features(a: np.ndarray, b: np.ndarray, num_patches: int) -> tuple[Row, Row]
     return row | {"pwcca": ab}, row | {"pwcca": ba}
 
 
-def _mean_std(name: str, values: np.ndarray) -> Row:
+def mean_std(name: str, values: np.ndarray) -> Row:
+    """Return the columns `{name}_mean` and `{name}_std` (population) over all values."""
     return {f"{name}_mean": float(values.mean()), f"{name}_std": float(values.std())}
 
 

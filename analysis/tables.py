@@ -1,0 +1,191 @@
+"""Tables of a study. Every column has its type, also in a table without rows."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis import features, heatmaps, tokens
+from analysis.comparisons import Comparison, identity, mean_std, pairs
+from analysis.records import CellArtifacts, CellRecord
+
+Row = dict[str, Any]
+Schema = dict[str, str]
+
+_CELL: Schema = {
+    "cell_id": "string",
+    "dataset": "string",
+    "method": "string",
+    "family": "string",
+    "capacity": "string",
+    "keep_rate": "float64",
+    "seed": "int64",
+}
+_PAIR: Schema = {
+    "comparison": "string",
+    "dataset": "string",
+    **{
+        f"{name}_{side}": "float64" if name == "keep_rate" else "string"
+        for name in ("cell", "method", "family", "capacity", "keep_rate")
+        for side in "ab"
+    },
+    "seed": "int64",
+}
+_NOTE: Schema = {"note": "string"}
+
+
+def _mean_std(*names: str) -> Schema:
+    return {f"{name}_{kind}": "float64" for name in names for kind in ("mean", "std")}
+
+
+SCHEMAS: dict[str, Schema] = {
+    "results": {
+        **_CELL,
+        "stages": "object",
+        "meets_every_rate": "bool",
+        "state": "string",
+        "epoch": "Int64",
+        "epochs": "Int64",
+        "metric": "string",
+        **dict.fromkeys(("accuracy", "top1", "top5", "map", "loss"), "float64"),
+        "images": "Int64",
+        "tokens": "object",
+        **dict.fromkeys(("gmacs", "gflops"), "float64"),
+        "parameters": "Int64",
+        **dict.fromkeys(("images_per_second", "peak_memory_mb"), "float64"),
+        "select_on": "string",
+        "classes_without_positives": "Int64",
+        "error": "string",
+    },
+    "pruning": {**_PAIR, "stage": "int64", **_mean_std("iou", "ioa"), "images": "int64", **_NOTE},
+    "merging": {
+        **_PAIR,
+        "stage": "int64",
+        **_mean_std("homogeneity", "completeness", "v_measure"),
+        "images": "int64",
+        **_NOTE,
+    },
+    "features": {
+        **_PAIR,
+        "block": "int64",
+        **dict.fromkeys(features.METRICS, "float64"),
+        "images": "int64",
+        **_NOTE,
+    },
+    "tokens": {
+        **_CELL,
+        "stage": "Int64",
+        **_mean_std("tokens", "share_left", "depth"),
+        "images": "int64",
+    },
+    "depth_maps": {
+        "cell_id": "string",
+        "row": "int64",
+        "column": "int64",
+        **_mean_std("depth"),
+        "images": "int64",
+    },
+    "heatmaps": {
+        **_PAIR,
+        "dataset_b": "string",
+        **dict.fromkeys(heatmaps.METRICS, "float64"),
+        **_NOTE,
+    },
+}
+"""Table -> column -> dtype."""
+
+
+def table(name: str, rows: Iterable[Row]) -> pd.DataFrame:
+    """Make the table `name` (a key of `SCHEMAS`) of rows; what a row lacks is a missing value."""
+    schema = SCHEMAS[name]
+    return pd.DataFrame(list(rows), columns=list(schema), dtype="object").astype(schema)
+
+
+def results_table(records: Iterable[CellRecord]) -> pd.DataFrame:
+    """One row a cell, whatever its state: identity, progress, metrics and the error, if any.
+
+    `stages` holds the list of reduction blocks and `tokens` the list of the mean live patch
+    tokens after each of them (None for a cell that is not evaluated).
+    """
+    return table("results", map(_result, records))
+
+
+def tokens_table(cells: Iterable[CellArtifacts]) -> pd.DataFrame:
+    """Tokens left after every stage of every cell, and a row for the whole model.
+
+    A stage's row gives `tokens` (live patch tokens) and `share_left` (see `tokens.share_left`);
+    the row without a stage gives `depth` over all patches of all images, for cells that keep
+    patches or do not reduce. Standard deviations are population ones.
+    """
+    return table("tokens", (row for cell in cells for row in _token_rows(cell)))
+
+
+def depth_maps_table(cells: Iterable[CellArtifacts]) -> pd.DataFrame:
+    """Mean and standard deviation of the token depth, a row for each cell of the patch grid.
+
+    Methods that merge only have no token depth and no rows.
+    """
+    return table("depth_maps", (row for cell in cells for row in _depth_rows(cell)))
+
+
+def heatmaps_table(
+    depth_maps: pd.DataFrame,
+    records: Sequence[CellRecord],
+    comparison: Comparison = "datasets",
+) -> pd.DataFrame:
+    """Compare the mean depth maps of the cells' pairs (`comparisons.pairs`).
+
+    Args:
+        depth_maps: Table from `depth_maps_table`; cells without a map are left out.
+        records: The cells to compare.
+        comparison: What the two cells of a pair differ in; `dataset` is that of A.
+
+    Raises:
+        ValueError: The maps of a pair have different grids.
+    """
+    maps = {
+        str(cell): group.pivot(index="row", columns="column", values="depth_mean").to_numpy()
+        for cell, group in depth_maps.groupby("cell_id")
+    }
+    mapped = [record for record in records if record.cell_id in maps]
+    rows = (
+        identity(a, b, comparison)
+        | {"dataset_b": b.dataset}
+        | heatmaps.compare_maps(maps[a.cell_id], maps[b.cell_id])
+        for a, b in pairs(mapped, comparison)
+    )
+    return table("heatmaps", rows)
+
+
+def _cell(record: CellRecord) -> Row:
+    return {name: getattr(record, name) for name in _CELL}
+
+
+def _result(record: CellRecord) -> Row:
+    counted = record.metrics.get("tokens")
+    tokens_left = [counted.get(str(block)) for block in record.stages] if counted else None
+    facts = {name: getattr(record, name) for name in ("meets_every_rate", "state", "error")}
+    lists = {"stages": list(record.stages), "tokens": tokens_left}
+    return {**record.metrics, **record.progress, **_cell(record), **facts, **lists}
+
+
+def _token_rows(cell: CellArtifacts) -> Iterator[Row]:
+    shared = _cell(cell.record) | {"images": len(cell.images)}
+    for block, left in cell.tokens.items():
+        share = tokens.share_left(cell, block)
+        yield shared | {"stage": block} | mean_std("tokens", left) | mean_std("share_left", share)
+    depth = tokens.cell_depth(cell)
+    if depth is not None:
+        yield shared | mean_std("depth", depth)
+
+
+def _depth_rows(cell: CellArtifacts) -> Iterator[Row]:
+    depth = tokens.cell_depth(cell)
+    if depth is None:
+        return
+    mean, std = tokens.depth_maps(depth, cell.grid)
+    shared = {"cell_id": cell.record.cell_id, "images": len(depth)}
+    for (row, column), value in np.ndenumerate(mean):
+        place = {"row": row, "column": column}
+        yield shared | place | {"depth_mean": value, "depth_std": std[row, column]}
