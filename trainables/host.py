@@ -11,6 +11,7 @@ from torch import nn
 
 import reduction
 from trainables.cell import Cell
+from trainables.data.transforms import Channels
 
 DEMO_HOSTS: dict[str, dict[str, int]] = {
     "digits_tiny_patch4_32": {"embed_dim": 32, "num_heads": 2},
@@ -86,7 +87,7 @@ def build_model(cell: Cell, num_classes: int) -> nn.Module:
         )
 
 
-def host_mean_std(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def host_mean_std(name: str) -> tuple[Channels, Channels]:
     """Return the per-channel mean and standard deviation of pixels in [0, 1] a host expects."""
     if name in DEMO_HOSTS:
         return DEMO_STATISTICS

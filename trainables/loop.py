@@ -1,0 +1,326 @@
+"""The training of one cell, from its host's weights to its best ones. Knows no Ray.
+
+Every step's randomness is seeded from (seed, epoch, batch) as the step starts, and the order of
+the data from (seed, epoch), so that the weights, the optimiser's moments and the number of steps
+done are all that a run needs to go on exactly where it stopped.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from trainables.cell import Cell
+from trainables.data import open_dataset
+from trainables.data.loader import (
+    batches_per_epoch,
+    eval_loader,
+    holdout_split,
+    stream_seed,
+    train_loader,
+)
+from trainables.data.transforms import eval_transform, train_transform
+from trainables.host import build_model, host_mean_std
+from trainables.losses import build_criterion, build_mixup
+from trainables.optimizer import build_optimizer, set_learning_rates
+from trainables.precision import autocast, autocast_dtype
+from trainables.prediction import predict, score
+
+Weights = dict[str, Tensor]
+
+
+class NonFiniteLossError(RuntimeError):
+    """A training loss that is infinite or not a number; the weights are lost."""
+
+    def __init__(self, step: int, value: float) -> None:
+        super().__init__(f"the loss of optimiser step {step} is {value}, but must be finite")
+        self.step = step
+        self.value = value
+
+
+@dataclass
+class _Progress:
+    """What one call of `Finetuning.run` did."""
+
+    images: int = 0
+    losses: list[float] = field(default_factory=list)
+    seconds: float = 0.0
+    waited: float = 0.0
+
+    def report(self) -> dict[str, float | None]:
+        """Return the steps' mean loss, images a second and the share of time waited for data."""
+        if not self.images:
+            return {"loss": None, "images_per_second": None, "data_wait": None}
+        return {
+            "loss": sum(self.losses) / len(self.losses),
+            "images_per_second": self.images / self.seconds,
+            "data_wait": self.waited / self.seconds,
+        }
+
+
+class Finetuning:
+    """Finetunes a cell, in stretches as long as the caller likes.
+
+    Args:
+        cell: What is trained.
+        data_root: The dataset's folder; None for an embedded dataset.
+        device: Where to train.
+        threads: CPU threads of PyTorch in this process.
+    """
+
+    def __init__(
+        self, cell: Cell, *, data_root: Path | None, device: torch.device, threads: int
+    ) -> None:
+        torch.set_num_threads(threads)
+        self.cell = cell
+        self.device = device
+        self.step = 0
+        """Optimiser steps done."""
+        self.accuracy: float | None = None
+        """The last evaluation's better score of model and average, in percent."""
+        self._best_meta: dict[str, Any] | None = None
+        self._best_weights: Weights | None = None
+        self._lr: float | None = None
+        self._loading: Iterator[Any] | None = None
+        self._set_up_data(data_root)
+        self._set_up_training()
+
+    def _set_up_data(self, data_root: Path | None) -> None:
+        recipe = self.cell.recipe
+        dataset = self.dataset = open_dataset(self.cell.dataset, data_root)
+        self._train, self._selecting = dataset.train, dataset.val
+        if recipe.select_on == "holdout":
+            self._train, self._selecting = holdout_split(dataset.train)
+        statistics = host_mean_std(self.cell.host)
+        self._train_transform = train_transform(recipe, dataset.task, *statistics)
+        self._eval_transform = eval_transform(recipe, dataset.task, *statistics)
+        self._batches = batches_per_epoch(len(self._train), recipe.batch_size)
+        self._steps_per_epoch = math.ceil(self._batches / recipe.accumulation)
+        self.total_steps = self._steps_per_epoch * recipe.epochs
+
+    def _set_up_training(self) -> None:
+        recipe, num_classes = self.cell.recipe, len(self.dataset.class_names)
+        self.model = build_model(self.cell, num_classes).to(self.device)
+        self.ema = ModelEmaV3(self.model, decay=recipe.ema_decay) if recipe.ema_decay else None
+        self._optimizer = build_optimizer(self.model, recipe)
+        self._dtype = autocast_dtype(recipe, self.device)
+        scales = self._dtype is torch.float16
+        self._scaler = torch.amp.GradScaler(self.device.type, enabled=scales)
+        self._mixup = build_mixup(recipe, self.dataset.task, num_classes)
+        self._criterion = build_criterion(recipe, self.dataset.task)
+
+    @property
+    def finished(self) -> bool:
+        """Whether all steps are done and the last weights evaluated."""
+        return self.step == self.total_steps and self.accuracy is not None
+
+    @property
+    def best(self) -> tuple[Weights, dict[str, Any]]:
+        """The best weights so far, on the CPU, with `accuracy`, `metric`, `epoch` and `source`.
+
+        Raises:
+            RuntimeError: If no evaluation since the state was loaded has found better ones.
+        """
+        if self._best_weights is None or self._best_meta is None:
+            raise RuntimeError("there are no best weights in memory: none found since loading")
+        return self._best_weights, self._best_meta
+
+    def run(self, until: Callable[[], bool]) -> dict[str, Any]:
+        """Train to the epoch's end and evaluate, or stop where `until()` holds after a step.
+
+        Returns:
+            What this call did and where the cell stands, as a flat dict: `epoch` (finished ones),
+            `epochs`, `step`, `total_steps`, `loss` (mean over this call's steps), `lr` (highest
+            of the last step), `metric`, `accuracy` and `best_accuracy` (percent),
+            `images_per_second`, `data_wait` (share of the training time), `epoch_ended`,
+            `best_improved` and `finished`. None where there is no value.
+
+        Raises:
+            NonFiniteLossError: If a loss is infinite or not a number.
+        """
+        progress, ended, improved = _Progress(), False, False
+        if not self.finished:
+            self._train_stretch(until, progress)
+            ended = self.step % self._steps_per_epoch == 0
+            improved = ended and self._evaluate()
+        return {
+            **progress.report(),
+            "epoch": self._epoch,
+            "epochs": self.cell.recipe.epochs,
+            "step": self.step,
+            "total_steps": self.total_steps,
+            "lr": self._lr,
+            "metric": self.dataset.metric,
+            "accuracy": self.accuracy,
+            "best_accuracy": self._best_meta and self._best_meta["accuracy"],
+            "epoch_ended": ended,
+            "best_improved": improved,
+            "finished": self.finished,
+        }
+
+    def result(self) -> dict[str, Any]:
+        """Return the training's outcome: the best epoch's accuracy, and how it was selected."""
+        recipe, best = self.cell.recipe, self._best_meta or {}
+        return {
+            "metric": self.dataset.metric,
+            "accuracy": best.get("accuracy"),
+            "epoch": best.get("epoch"),
+            "source": best.get("source"),
+            "last_accuracy": self.accuracy,
+            "select_on": recipe.select_on,
+            "epochs": recipe.epochs,
+            "total_steps": self.total_steps,
+            "train_images": len(self._train),
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything to go on from here: tensors, numbers and strings only."""
+        return {
+            "step": self.step,
+            "accuracy": self.accuracy,
+            "best": self._best_meta,
+            "model": self.model.state_dict(),
+            "ema": self.ema.module.state_dict() if self.ema else None,
+            "moments": self._optimizer.state_dict()["state"],
+            "scaler": self._scaler.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state of the same cell; rates and decay stay those of this recipe."""
+        self.step, self.accuracy = state["step"], state["accuracy"]
+        self._best_meta, self._best_weights = state["best"], None
+        self._loading = None
+        self.model.load_state_dict(state["model"])
+        if self.ema:
+            self.ema.module.load_state_dict(state["ema"])
+        groups = self._optimizer.state_dict()["param_groups"]
+        self._optimizer.load_state_dict({"state": state["moments"], "param_groups": groups})
+        self._scaler.load_state_dict(state["scaler"])
+
+    @property
+    def _epoch(self) -> int:
+        return self.step // self._steps_per_epoch
+
+    def _train_stretch(self, until: Callable[[], bool], progress: _Progress) -> None:
+        """Do optimiser steps until the epoch ends or `until()` holds."""
+        end = min((self._epoch + 1) * self._steps_per_epoch, self.total_steps)
+        self.model.train()
+        started = time.perf_counter()
+        while self.step < end:
+            self._train_step(progress)
+            progress.seconds = time.perf_counter() - started
+            if until():
+                break
+
+    def _train_step(self, progress: _Progress) -> None:
+        """Do one optimiser step over a window of batches; an epoch's last may be shorter."""
+        recipe, epoch = self.cell.recipe, self._epoch
+        first = self.step % self._steps_per_epoch * recipe.accumulation
+        window = range(first, min(first + recipe.accumulation, self._batches))
+        self._lr = set_learning_rates(
+            self._optimizer, self.step, recipe=recipe, steps_per_epoch=self._steps_per_epoch
+        )
+        losses = []
+        for number in window:
+            images, targets = self._next_batch(epoch, number, progress)
+            _seed_generators(self.cell.seed, epoch, number)
+            losses.append(self._backward(images, targets, share=1 / len(window)))
+            progress.images += len(images)
+        self._apply_gradients()
+        # The only wait for the device in a step; an unusable step is raised before anyone saves.
+        mean = torch.stack(losses).mean().item()
+        if not math.isfinite(mean):
+            raise NonFiniteLossError(self.step, mean)
+        progress.losses.append(mean)
+        self.step += 1
+
+    def _next_batch(self, epoch: int, number: int, progress: _Progress) -> tuple[Tensor, Tensor]:
+        """Return the batch on the device; the loader lives on from one `run` to the next."""
+        started = time.perf_counter()
+        if self._loading is None:
+            self._loading = iter(self._epoch_loader(epoch, start_batch=number))
+        images, targets, _ = next(self._loading)
+        if number == self._batches - 1:
+            self._loading = None
+        progress.waited += time.perf_counter() - started
+        return (
+            images.to(self.device, non_blocking=True),
+            targets.to(self.device, non_blocking=True),
+        )
+
+    def _epoch_loader(self, epoch: int, start_batch: int) -> DataLoader:
+        return train_loader(
+            self._train,
+            self._train_transform,
+            batch_size=self.cell.recipe.batch_size,
+            seed=self.cell.seed,
+            epoch=epoch,
+            start_batch=start_batch,
+            num_workers=self.cell.recipe.loader_workers,
+        )
+
+    def _backward(self, images: Tensor, targets: Tensor, share: float) -> Tensor:
+        """Add a batch's gradients, weighted by its share of the step; return its mean loss."""
+        if self._mixup:
+            images, targets = self._mixup(images, targets)
+        with autocast(self.device, self._dtype):
+            logits = self.model(images)
+        loss = self._criterion(logits.float(), targets)
+        self._scaler.scale(loss * share).backward()
+        return loss.detach()
+
+    def _apply_gradients(self) -> None:
+        if self.cell.recipe.clip_grad is not None:
+            self._scaler.unscale_(self._optimizer)
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.cell.recipe.clip_grad)
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        self._optimizer.zero_grad()
+        if self.ema:
+            self.ema.update(self.model)
+
+    def _evaluate(self) -> bool:
+        """Score the model and its average on the selecting split; return whether one is best."""
+        recipe, metric = self.cell.recipe, self.dataset.metric
+        models = {"model": self.model} | ({"ema": self.ema.module} if self.ema else {})
+        loader = eval_loader(
+            self._selecting,
+            self._eval_transform,
+            batch_size=recipe.batch_size,
+            num_workers=recipe.loader_workers,
+        )
+        predictions, targets = predict(
+            list(models.values()), loader, device=self.device, dtype=self._dtype
+        )
+        scores = [score(metric, logits, targets) for logits in predictions]
+        self.accuracy = max(scores)
+        source = list(models)[scores.index(self.accuracy)]
+        if self._best_meta and self.accuracy <= self._best_meta["accuracy"]:
+            return False
+        self._best_weights = _on_cpu(models[source])
+        self._best_meta = {
+            "accuracy": self.accuracy,
+            "metric": metric,
+            "epoch": self._epoch,
+            "source": source,
+        }
+        return True
+
+
+def _seed_generators(seed: int, epoch: int, batch: int) -> None:
+    """Make drop path, mixup and a method's own draws functions of where the training stands."""
+    stream = stream_seed(seed, epoch, batch)
+    torch.manual_seed(stream)
+    np.random.seed(stream % 2**32)  # noqa: NPY002 - timm's Mixup draws from this generator
+
+
+def _on_cpu(model: nn.Module) -> Weights:
+    return {name: tensor.to("cpu", copy=True) for name, tensor in model.state_dict().items()}

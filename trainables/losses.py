@@ -1,0 +1,52 @@
+"""What a cell minimises: the criterion of a recipe and task, and mixing of images before it."""
+
+from collections.abc import Callable
+
+from timm.data.mixup import Mixup
+from timm.loss import AsymmetricLossMultiLabel, LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
+from torch import Tensor
+
+from trainables.data.base import Task
+from trainables.recipe import Recipe
+
+Criterion = Callable[[Tensor, Tensor], Tensor]
+"""Logits float32 [B, classes] and the batch's targets -> a scalar, the mean over the batch."""
+
+
+def build_mixup(recipe: Recipe, task: Task, num_classes: int) -> Mixup | None:
+    """Build timm's mixup and CutMix, which also smooths labels, or None where both are off.
+
+    Raises:
+        ValueError: if the recipe mixes, but its batches cannot be split in pairs.
+    """
+    if task == "multi_label" or not (recipe.mixup or recipe.cutmix):
+        return None
+    if recipe.batch_size % 2:
+        raise ValueError(f"batch_size is {recipe.batch_size}, but must be even for mixup or cutmix")
+    return Mixup(
+        mixup_alpha=recipe.mixup,
+        cutmix_alpha=recipe.cutmix,
+        switch_prob=recipe.mixup_switch,
+        label_smoothing=recipe.label_smoothing,
+        num_classes=num_classes,
+    )
+
+
+def build_criterion(recipe: Recipe, task: Task) -> Criterion:
+    """Build the training loss.
+
+    Multi-label targets float32 [B, classes] get the asymmetric loss (Ridnik et al., ICCV 2021),
+    summed over classes. The published study also sums it over the batch; AdamW's steps do not
+    depend on such a factor, and the mean compares across batch sizes. Single-label targets are
+    class indices int64 [B], or probabilities float32 [B, classes] after mixup.
+    """
+    if task == "multi_label":
+        return AsymmetricLossMultiLabel(
+            gamma_neg=recipe.asymmetric_gamma_negative,
+            gamma_pos=recipe.asymmetric_gamma_positive,
+            clip=recipe.asymmetric_clip,
+            reduction="batchmean",
+        )
+    if recipe.mixup or recipe.cutmix:
+        return SoftTargetCrossEntropy()
+    return LabelSmoothingCrossEntropy(recipe.label_smoothing)
