@@ -1,0 +1,113 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from analysis.features import (
+    canonical_correlations,
+    cka,
+    mean_cca,
+    mean_squared_cca,
+    prepare,
+    procrustes,
+    pwcca,
+)
+
+PAIRS = ("AA", "AB", "AC", "AD", "BA", "CA")
+
+
+def _metrics(a, b):
+    a, b = prepare(a), prepare(b)
+    cca = canonical_correlations(a, b)
+    return {
+        "pwcca": pwcca(cca.rho, cca.weights_a),
+        "mean_cca": mean_cca(cca.rho),
+        "mean_sq_cca": mean_squared_cca(cca.rho),
+        "cka": cka(a, b),
+        "procrustes": procrustes(a, b),
+    }
+
+
+def _sample(seed, images=60, features=6):
+    random = np.random.default_rng(seed)
+    a = random.normal(size=(images, features)) * random.uniform(0.5, 2, features)
+    b = a @ random.normal(size=(features, features)) + random.normal(size=(images, features))
+    return a, b, np.linalg.qr(random.normal(size=(features, features)))[0]
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+def test_equal_the_published_study(units, pair):
+    arrays, numbers = units
+    found = _metrics(*(arrays[f"features/{name}"].T for name in pair))
+    for metric, value in found.items():
+        assert value == pytest.approx(numbers["features"][pair]["float64"][metric], abs=1e-9)
+
+
+@pytest.mark.parametrize("pair", ["AB", "BA", "AC", "CA", "AD", "AA"])
+def test_correlations_equal_the_published_study(units, pair):
+    a, b = (prepare(units[0][f"features/{name}"].T) for name in pair)
+    rho = canonical_correlations(a, b).rho
+    np.testing.assert_allclose(rho, units[0][f"features/rho_{pair}"], atol=1e-9)
+
+
+def test_weights_from_b_are_those_of_the_exchanged_arguments(units):
+    a, b = (prepare(units[0][f"features/{name}"].T) for name in "AB")
+    exchanged = canonical_correlations(b, a)
+    np.testing.assert_allclose(
+        canonical_correlations(a, b).weights_b, exchanged.weights_a, atol=1e-9
+    )
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 10_000))
+def test_properties(seed):
+    a, b, rotation = _sample(seed)
+    found, moved = _metrics(a, b), _metrics(a @ rotation * 3 + 1, b)
+    for metric in ("cka", "procrustes", "mean_cca", "mean_sq_cca"):
+        assert moved[metric] == pytest.approx(found[metric], abs=1e-9)
+        assert _metrics(b, a)[metric] == pytest.approx(found[metric], abs=1e-9)
+    mapped = _metrics(a, b @ (rotation + 2 * np.eye(6)))
+    for metric in ("pwcca", "mean_cca", "mean_sq_cca"):
+        assert mapped[metric] == pytest.approx(found[metric], abs=1e-9)
+        assert 0 <= found[metric] <= 1
+    assert 0 <= found["cka"] <= 1
+    assert 0 <= found["procrustes"] <= 2
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 10_000))
+def test_equal_features_up_to_rotation_have_no_distance(seed):
+    a, _, rotation = _sample(seed)
+    found = _metrics(a, a @ rotation)
+    expected = {"pwcca": 0, "mean_cca": 1, "mean_sq_cca": 1, "cka": 0, "procrustes": 0}
+    assert found == pytest.approx(expected, abs=1e-9)
+
+
+def test_directions_without_variance_count_as_nothing():
+    a, b, _ = _sample(3)
+    plain = _metrics(a, b)
+    repeated = np.column_stack([a, a[:, 0], a @ np.ones(6), np.zeros(60)]).astype(np.float32)
+    deficient = canonical_correlations(prepare(repeated), prepare(b))
+    assert mean_cca(deficient.rho) == pytest.approx(plain["mean_cca"], abs=1e-5)
+    both = canonical_correlations(prepare(repeated), prepare(repeated))
+    np.testing.assert_allclose(both.rho, [1] * 6 + [0] * 3, atol=1e-6)
+    assert pwcca(both.rho, both.weights_a) == pytest.approx(0, abs=1e-6)
+
+
+def test_too_few_images_are_an_error():
+    a, b, _ = _sample(0, images=6)
+    message = r"^CCA was given 6 images, but must have more than 6 features$"
+    with pytest.raises(ValueError, match=message):
+        canonical_correlations(a, b)
+
+
+@pytest.mark.parametrize(
+    ("features", "message"),
+    [
+        (np.full((9, 2), 0.1), "the same for every image, but must vary"),
+        (np.array([[1.0], [np.nan]]), "not finite, but must be numbers"),
+    ],
+)
+def test_features_that_say_nothing_are_an_error(features, message):
+    with pytest.raises(ValueError, match=message):
+        prepare(features)

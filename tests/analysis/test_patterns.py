@@ -1,0 +1,69 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import homogeneity_completeness_v_measure
+
+from analysis.patterns import ioa, iou, kept_masks, partition_similarity
+
+
+def _random(seed):
+    return np.random.default_rng(seed)
+
+
+def test_masks_ignore_padding_order_and_repeats():
+    kept = np.array([[3, 0, 255, 3], [255, 255, 255, 255]], dtype=np.uint8)
+    expected = [[True, False, False, True, False], [False] * 5]
+    assert kept_masks(kept, 5).tolist() == expected
+    signed = np.array([[3, -1, 0, -2], [-1, -1, -2, -2]], dtype=np.int16)
+    assert kept_masks(signed, 5).tolist() == expected
+
+
+def test_set_similarity_equals_python_sets():
+    random = _random(0)
+    a, b = random.random((2, 40, 30)) < random.uniform(0.2, 1, (2, 40, 1))
+    for image in range(40):
+        in_a, in_b = set(np.flatnonzero(a[image])), set(np.flatnonzero(b[image]))
+        assert iou(a, b)[image] == len(in_a & in_b) / len(in_a | in_b)
+        assert ioa(a, b)[image] == len(in_a & in_b) / len(in_b)
+
+
+def test_set_similarity_of_empty_sets_is_zero():
+    empty, full = np.zeros((1, 4), dtype=bool), np.ones((1, 4), dtype=bool)
+    assert iou(empty, empty) == 0
+    assert ioa(full, empty) == 0
+    assert ioa(empty, full) == 0
+
+
+@pytest.mark.parametrize("groups", [(1, 1), (1, 9), (9, 1), (5, 40), (60, 60)])
+def test_partition_similarity_equals_scikit_learn(groups):
+    random = _random(1)
+    a, b = (random.integers(0, count, (20, 60)).astype(np.uint8) for count in groups)
+    expected = [homogeneity_completeness_v_measure(x, y) for x, y in zip(a, b, strict=True)]
+    np.testing.assert_allclose(np.transpose(partition_similarity(a, b)), expected, atol=1e-12)
+
+
+@given(st.integers(0, 10_000), st.integers(1, 12), st.integers(1, 12))
+def test_partition_similarity_properties(seed, groups_a, groups_b):
+    random = _random(seed)
+    a, b = random.integers(0, groups_a, (3, 25)), random.integers(0, groups_b, (3, 25))
+    ab, ba = partition_similarity(a, b), partition_similarity(b, a)
+    relabelled = partition_similarity(random.permutation(groups_a)[a], b)
+    np.testing.assert_allclose(ab, relabelled, atol=1e-12)
+    np.testing.assert_allclose(ab.homogeneity, ba.completeness, atol=1e-12)
+    np.testing.assert_allclose(ab.v_measure, ba.v_measure, atol=1e-12)
+    np.testing.assert_allclose(partition_similarity(a, a), 1, atol=1e-12)
+    assert (np.array(ab) >= 0).all()
+    assert (np.array(ab) <= 1 + 1e-12).all()
+
+
+@given(st.integers(0, 10_000), st.floats(0, 1), st.floats(0, 1))
+def test_set_similarity_properties(seed, share_a, share_b):
+    random = _random(seed)
+    a, b = random.random((3, 25)) < share_a, random.random((3, 25)) < share_b
+    order = random.permutation(25)
+    assert (iou(a, b) == iou(b, a)).all()
+    assert (iou(a, b) == iou(a[:, order], b[:, order])).all()
+    assert (iou(a, a) == a.any(axis=1)).all()
+    assert (iou(a, b) <= ioa(a, b)).all()
+    assert (ioa(a | b, b) == b.any(axis=1)).all()

@@ -1,0 +1,116 @@
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis.comparisons import compare
+from analysis.records import CellRecord
+from analysis.tables import (
+    SCHEMAS,
+    depth_maps_table,
+    heatmaps_table,
+    results_table,
+    table,
+    tokens_table,
+)
+
+RECORD = CellRecord(
+    cell_id="c", dataset="digits", method="topk", family="pruning", capacity="tiny",
+    keep_rate=0.5, stages=(3, 6), seed=0,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_columns_have_their_types_without_rows(name):
+    empty = table(name, [])
+    assert {column: str(kind) for column, kind in empty.dtypes.items()} == SCHEMAS[name]
+    assert len(empty) == 0
+
+
+def test_results_show_every_cell_in_its_state():
+    done = replace(
+        RECORD,
+        state="done",
+        metrics={
+            "metric": "top1", "accuracy": 91.5, "top1": 91.5, "top5": 99.0, "images": 360,
+            "tokens": {"3": 32.0, "6": 16.0}, "gmacs": 0.1, "parameters": 900_000,
+        },
+        progress={"epoch": 3, "epochs": 3},
+    )  # fmt: skip
+    failed = replace(RECORD, cell_id="f", state="failed", error="out of memory")
+    found = results_table([done, failed])
+    assert found["state"].tolist() == ["done", "failed"]
+    assert found["tokens"].tolist() == [[32.0, 16.0], None]
+    assert found["stages"].tolist() == [[3, 6], [3, 6]]
+    assert found["accuracy"][0] == 91.5
+    assert np.isnan(found["accuracy"][1])
+    assert found["parameters"][0] == 900_000
+    assert found["epoch"].tolist() == [3, pd.NA]
+    assert found["error"].tolist() == [pd.NA, "out of memory"]
+    assert {column: str(kind) for column, kind in found.dtypes.items()} == SCHEMAS["results"]
+
+
+def test_tables_survive_parquet(tmp_path):
+    found = results_table([replace(RECORD, metrics={"tokens": {"3": 32.0, "6": 16.0}}), RECORD])
+    found.to_parquet(tmp_path / "results.parquet")
+    back = pd.read_parquet(tmp_path / "results.parquet")
+    assert back["tokens"][0].tolist() == [32.0, 16.0]
+    assert back["tokens"][1] is None
+    assert back.dtypes.to_dict() == found.dtypes.to_dict()
+
+
+def test_tokens_and_depth_equal_the_published_study(study_cells, study_numbers, study_arrays):
+    names = ["im-topk-small-0.5", "im-tome-small-0.5", "im-deit-small"]
+    cells = [study_cells[name] for name in names]
+    found = tokens_table(cells).set_index("cell_id")
+    assert found["stage"].isna().groupby(level=0).sum().to_dict() == {
+        names[0]: 1,
+        names[1]: 0,
+        names[2]: 1,
+    }
+    for name in names:
+        numbers = study_numbers["token_statistics"][name]
+        stages = found.loc[name].dropna(subset="stage")
+        assert stages["stage"].tolist() == [3, 6, 9]
+        assert stages["share_left_mean"].tolist() == pytest.approx(
+            numbers["remaining_fraction_mean"][:3], abs=1e-9
+        )
+        whole = found.loc[name].query("stage.isna()")
+        assert whole["depth_mean"].tolist() == pytest.approx(
+            [numbers[key] for key in ("depth_mean",) if key in numbers], abs=1e-9
+        )
+    maps = depth_maps_table(cells)
+    assert maps["cell_id"].unique().tolist() == [names[0], names[2]]
+    one = maps[maps["cell_id"] == names[0]]
+    place = one.query("row == 2 and column == 5").iloc[0]
+    assert place["depth_mean"] == pytest.approx(
+        study_arrays[f"{names[0]}/depth_mean_map"][2, 5], abs=1e-9
+    )
+    assert place["depth_std"] == pytest.approx(
+        study_arrays[f"{names[0]}/depth_std_map"][2, 5], abs=1e-9
+    )
+    assert (one["images"] == 24).all()
+
+
+def test_heatmaps_across_datasets_equal_the_published_study(study_cells, study_numbers):
+    method = ("topk", "evit", "tome")
+    cells = [cell for cell in study_cells.values() if cell.record.method in method]
+    found = heatmaps_table(depth_maps_table(cells), [cell.record for cell in cells])
+    published = {(row["A"], row["B"]): row for row in study_numbers["heatmaps"]}
+    assert len(found) == 4
+    for row in found.itertuples():
+        assert (row.dataset, row.dataset_b, row.method_a) == ("im", "nab", row.method_b)
+        assert row.emd == pytest.approx(published[row.cell_a, row.cell_b]["EMD_exact"], abs=1e-7)
+        assert pd.isna(row.note)
+
+
+def test_rows_of_a_comparison_fill_their_table(study_cells):
+    a, b = study_cells["im-dpcknn-small-0.7"], study_cells["im-kmedoids-small-0.7"]
+    rows = compare(a, b, "models")
+    for name in ("pruning", "merging"):
+        found = table(name, rows[name])
+        assert len(found) == 6
+        assert set(rows[name][0]) == set(SCHEMAS[name])
+        assert found["note"].isna().all()
+        assert not found.drop(columns="note").isna().any(axis=None)
