@@ -10,6 +10,7 @@ from timm.models import VisionTransformer
 from torch import nn
 
 import reduction
+from reduction.model import ReducedVisionTransformer
 from trainables.cell import Cell
 from trainables.data.transforms import Channels
 
@@ -65,16 +66,24 @@ def build_host(
     return vit
 
 
-def build_model(cell: Cell, num_classes: int) -> nn.Module:
-    """Build the reduced model a cell trains; whatever starts at random follows its seed."""
+def build_model(
+    cell: Cell, num_classes: int, *, pretrained: bool | None = None
+) -> ReducedVisionTransformer:
+    """Build the reduced model a cell trains; whatever starts at random follows its seed.
+
+    Args:
+        cell: Names host, method and image size.
+        num_classes: Outputs of the head.
+        pretrained: Load the host's weights; None leaves it to the recipe.
+    """
     recipe = cell.recipe
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(cell.seed)
         vit = build_host(
             cell.host,
             num_classes=num_classes,
             dataset=cell.dataset,
-            pretrained=recipe.pretrained,
+            pretrained=recipe.pretrained if pretrained is None else pretrained,
             image_size=recipe.image_size,
             drop_path=recipe.drop_path,
         )

@@ -1,10 +1,12 @@
 """What a cell minimises: the criterion of a recipe and task, and mixing of images before it."""
 
 from collections.abc import Callable
+from typing import Literal
 
 from timm.data.mixup import Mixup
 from timm.loss import AsymmetricLossMultiLabel, LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from torch import Tensor
+from torch.nn import functional
 
 from trainables.data.base import Task
 from trainables.recipe import Recipe
@@ -41,12 +43,30 @@ def build_criterion(recipe: Recipe, task: Task) -> Criterion:
     class indices int64 [B], or probabilities float32 [B, classes] after mixup.
     """
     if task == "multi_label":
-        return AsymmetricLossMultiLabel(
-            gamma_neg=recipe.asymmetric_gamma_negative,
-            gamma_pos=recipe.asymmetric_gamma_positive,
-            clip=recipe.asymmetric_clip,
-            reduction="batchmean",
-        )
+        return _asymmetric(recipe, "batchmean")
     if recipe.mixup or recipe.cutmix:
         return SoftTargetCrossEntropy()
     return LabelSmoothingCrossEntropy(recipe.label_smoothing)
+
+
+def image_losses(recipe: Recipe, task: Task, logits: Tensor, targets: Tensor) -> Tensor:
+    """Return each image's loss, float32 [B], on its true target: no mixing, no smoothing.
+
+    Args:
+        recipe: Has the parameters of the asymmetric loss.
+        task: Kind of the targets.
+        logits: float32 [B, classes].
+        targets: int64 [B], or float32 [B, classes] for several labels.
+    """
+    if task == "multi_label":
+        return _asymmetric(recipe, "none")(logits, targets).sum(dim=1)
+    return functional.cross_entropy(logits, targets, reduction="none")
+
+
+def _asymmetric(recipe: Recipe, over: Literal["batchmean", "none"]) -> AsymmetricLossMultiLabel:
+    return AsymmetricLossMultiLabel(
+        gamma_neg=recipe.asymmetric_gamma_negative,
+        gamma_pos=recipe.asymmetric_gamma_positive,
+        clip=recipe.asymmetric_clip,
+        reduction=over,
+    )

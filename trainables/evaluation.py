@@ -1,0 +1,226 @@
+"""The evaluation of a trained cell: its numbers, and what it did to every image's tokens."""
+
+import statistics
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+import reduction
+from reduction import ReductionTrace
+from reduction.model import ReducedVisionTransformer
+from trainables.cell import Cell
+from trainables.data import open_dataset
+from trainables.data.loader import eval_loader
+from trainables.data.transforms import eval_transform
+from trainables.host import build_model, host_mean_std
+from trainables.losses import image_losses
+from trainables.metrics import mean_average_precision, top_k_accuracy
+from trainables.precision import autocast, autocast_dtype
+
+BATCH_SIZE = 128
+"""Images a forward pass; the same for all cells, whose throughput and memory are compared."""
+WARMUP_BATCHES, TIMED_BATCHES = 2, 9
+TOP = 5
+"""Classes of each image that the predictions name."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What is known of a trained cell; M images, N0 patches, C features.
+
+    Attributes:
+        metrics: Plain numbers and words. Rates of correct answers are in percent, `tokens` is the
+            mean number of patch tokens after each stage block (keys are strings), `gmacs` and
+            `gflops` are an image's, `images_per_second` is the median over repeated batches on
+            the device, `peak_memory_mb` (2^20 bytes) that of the GPU's allocator, None on a CPU.
+        patterns: `image` int32 [M] index in the split, `grid` int64 [2] rows and columns of
+            patches, `depth` () blocks; for each stage block l `tokens_l` int16 [M] and, where the
+            method has them, `kept_l` [M, K] patch indices in sequence order and `group_l`
+            [M, N0], both uint8 (uint16 from 255 patches on). Padding and fused tokens in `kept_l`
+            are the type's maximum.
+        features: `cls_l` float32 [M, C], the CLS token after each stage block and the last block.
+        predictions: A row an image: `image`, `target`, `loss` and, for a single label, `class_i`
+            and `score_i` (probability), the i-th most likely class; for several labels, `target`
+            lists class indices and `scores` the probability of every class.
+    """
+
+    metrics: dict[str, Any]
+    patterns: dict[str, np.ndarray]
+    features: dict[str, np.ndarray]
+    predictions: pd.DataFrame
+
+
+def evaluate_cell(
+    cell: Cell,
+    weights: Mapping[str, Tensor],
+    *,
+    data_root: Path | None,
+    device: torch.device,
+    threads: int,
+    batch_size: int = BATCH_SIZE,
+) -> Evaluation:
+    """Run a cell's weights over its dataset's evaluation split, once.
+
+    Args:
+        cell: The cell the weights belong to.
+        weights: State dict of its model.
+        data_root: The dataset's folder; None for an embedded dataset.
+        device: Where to run.
+        threads: CPU threads of PyTorch in this process.
+        batch_size: Images a forward pass.
+
+    Raises:
+        RuntimeError: If the weights do not fit the cell's model.
+    """
+    torch.set_num_threads(threads)
+    recipe, dataset = cell.recipe, open_dataset(cell.dataset, data_root)
+    model = build_model(cell, len(dataset.class_names), pretrained=False)
+    model.load_state_dict(weights)
+    model.to(device).eval()
+    dtype = autocast_dtype(recipe, device)
+    transform = eval_transform(recipe, dataset.task, *host_mean_std(cell.host))
+    loader = eval_loader(
+        dataset.val, transform, batch_size=batch_size, num_workers=recipe.loader_workers
+    )
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    found = _run(model, loader, device, dtype)
+    memory = torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else None
+    logits, targets = found["logits"], found["target"]
+    describe = _multi_label if dataset.task == "multi_label" else _single_label
+    scores, columns = describe(logits, targets)
+    losses = image_losses(recipe, dataset.task, logits, targets)
+    metrics = {
+        "metric": dataset.metric,
+        "accuracy": scores[dataset.metric],
+        **scores,
+        "loss": losses.double().mean().item(),
+        "images": len(targets),
+        **_cost(model, found),
+        "images_per_second": _images_per_second(model, next(iter(loader))[0], device, dtype),
+        "peak_memory_mb": memory,
+        "select_on": recipe.select_on,
+        "family": reduction.METHODS[cell.method].family,
+    }
+    predictions = pd.DataFrame({"image": found["image"].numpy(), **columns, "loss": losses.numpy()})
+    return Evaluation(metrics, _patterns(model, found), _arrays(found, "cls_"), predictions)
+
+
+@torch.inference_mode()
+def _run(
+    model: ReducedVisionTransformer,
+    batches: Iterable[tuple[Tensor, Tensor, Tensor]],
+    device: torch.device,
+    dtype: torch.dtype | None,
+) -> dict[str, Tensor]:
+    """Run all batches; return logits, targets and traces by name, joined over images."""
+    found = []
+    for images, targets, index in batches:
+        with autocast(device, dtype):
+            logits, trace = model.forward_with_trace(images.to(device, non_blocking=True))
+        found.append({"logits": logits.float(), "target": targets, "image": index, **_flat(trace)})
+    return {name: _joined([batch[name] for batch in found]).cpu() for name in found[0]}
+
+
+def _flat(trace: ReductionTrace) -> dict[str, Tensor]:
+    """Return a batch's trace by name, as small as it can stay on the device."""
+    integers = {"tokens": trace.tokens, "kept": trace.kept, "group": trace.groups}
+    flat = {
+        f"{kind}_{block}": values.to(torch.int16)
+        for kind, by_block in integers.items()
+        for block, values in by_block.items()
+    }
+    return flat | {f"cls_{block}": cls.float() for block, cls in trace.cls.items()}
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    """Concatenate along images; narrower parts, of fewer tokens, are padded with -1."""
+    if parts[0].ndim < 2:
+        return torch.cat(tuple(parts))
+    width = max(part.shape[1] for part in parts)
+    return torch.cat([functional.pad(p, (0, width - p.shape[1]), value=-1) for p in parts])
+
+
+def _arrays(found: Mapping[str, Tensor], prefix: str) -> dict[str, np.ndarray]:
+    return {name: found[name].numpy() for name in found if name.startswith(prefix)}
+
+
+def _patterns(
+    model: ReducedVisionTransformer, found: Mapping[str, Tensor]
+) -> dict[str, np.ndarray]:
+    grid = model.patch_embed.grid_size
+    # The cast turns -1 into the unsigned type's maximum.
+    smallest = np.uint8 if grid[0] * grid[1] < 255 else np.uint16
+    indices = _arrays(found, "kept_") | _arrays(found, "group_")
+    return {
+        "image": found["image"].numpy().astype(np.int32),
+        "grid": np.array(grid, dtype=np.int64),
+        "depth": np.array(len(model.blocks), dtype=np.int64),
+        **_arrays(found, "tokens_"),
+        **{name: values.astype(smallest) for name, values in indices.items()},
+    }
+
+
+def _single_label(logits: Tensor, targets: Tensor) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the metrics, and the columns with the most likely classes of every image."""
+    best = logits.softmax(dim=1).topk(min(TOP, logits.shape[1]), dim=1)
+    columns = {"target": targets.numpy()}
+    for rank, (classes, scores) in enumerate(zip(best.indices.T, best.values.T, strict=True), 1):
+        columns |= {f"class_{rank}": classes.numpy(), f"score_{rank}": scores.numpy()}
+    metrics = {
+        "top1": top_k_accuracy(logits, targets, 1),
+        "top5": top_k_accuracy(logits, targets, 5),
+    }
+    return metrics, columns
+
+
+def _multi_label(logits: Tensor, targets: Tensor) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the metrics, and the columns with all labels and scores of every image."""
+    mean, undefined = mean_average_precision(logits, targets)
+    labels = [row.nonzero()[0] for row in targets.numpy()]
+    columns = {"target": labels, "scores": list(logits.sigmoid().numpy())}
+    return {"map": mean, "classes_without_positives": undefined}, columns
+
+
+def _cost(model: ReducedVisionTransformer, found: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Return the real token counts and the work that follows from them."""
+    tokens = {
+        int(name.removeprefix("tokens_")): counts
+        for name, counts in found.items()
+        if name.startswith("tokens_")
+    }
+    cost = reduction.flops(model, tokens)
+    return {
+        "tokens": {str(block): counts.double().mean().item() for block, counts in tokens.items()},
+        "gmacs": cost.macs / 1e9,
+        "gflops": cost.flops / 1e9,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+    }
+
+
+@torch.inference_mode()
+def _images_per_second(
+    model: ReducedVisionTransformer,
+    images: Tensor,
+    device: torch.device,
+    dtype: torch.dtype | None,
+) -> float:
+    """Return the median speed over repeated batches, without data loading and trace."""
+    images = images.to(device)
+    seconds = []
+    for _ in range(WARMUP_BATCHES + TIMED_BATCHES):
+        started = time.perf_counter()
+        with autocast(device, dtype):
+            model(images)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        seconds.append(time.perf_counter() - started)
+    return len(images) / statistics.median(seconds[WARMUP_BATCHES:])
