@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from timm.layers import Attention
 from torch import Tensor
 
-from reduction.tokens import Tokens, gather_tokens
+from reduction.tokens import Tokens, at_least_float32, gather_tokens
 
 
 class AttentionView:
@@ -36,10 +36,9 @@ class AttentionView:
 
         Out of autocast: scores rounded to bfloat16 tie, and ties decide which tokens stay.
         """
-        dtype = torch.promote_types(self.queries.dtype, torch.float32)
         with torch.autocast(self.queries.device.type, enabled=False):
-            queries = self.queries[:, :, rows].to(dtype) * self.attention.scale
-            logits = queries @ self.keys.to(dtype).transpose(-2, -1)
+            queries = at_least_float32(self.queries[:, :, rows]) * self.attention.scale
+            logits = queries @ at_least_float32(self.keys).transpose(-2, -1)
             return (logits if self.bias is None else logits + self.bias).softmax(dim=-1)
 
     @cached_property
@@ -51,6 +50,11 @@ class AttentionView:
     def cls(self) -> Tensor:
         """[B, N] attention of the CLS token on each patch token, mean over heads."""
         return self.cls_heads.mean(dim=1)
+
+    @property
+    def mean_keys(self) -> Tensor:
+        """[B, P + N, D] keys, mean over heads, at least float32."""
+        return at_least_float32(self.keys).mean(dim=1)
 
     def output(self, rows: Tensor | None) -> Tensor:
         """The attention module's output [B, K, C] for the query `rows` [B, K] (None: all)."""

@@ -98,7 +98,7 @@ class ReducedVisionTransformer(VisionTransformer):
     def _classify(self, tokens: Tokens) -> Tensor:
         """Apply the last norm and the host's own head, averaging by token size where known."""
         x = self.norm(tokens.x)
-        weights = tokens.pooling_weights()
+        weights = tokens.weights()
         if weights is not None and self.global_pool == "avg":
             first = 0 if self.pool_include_prefix else self.num_prefix_tokens
             pooled = weights[:, first:]

@@ -20,25 +20,40 @@ Count = Any
 class StageSpec:
     """Where a stage sits, and what it is asked to keep."""
 
-    block: int
-    """0-based index of its block."""
+    index: int
+    """Number of stages before it."""
     blocks: tuple[int, ...]
-    """Blocks of all stages of the model, ascending."""
-    keep: float
-    """Fraction of the original patch tokens to keep, in (0, 1]."""
-    keep_before: float
-    """The same of the stage before; 1 for the first."""
+    """0-based block of every stage of the model, ascending."""
+    fractions: tuple[float, ...]
+    """For every stage, the fraction of the original patch tokens to keep, in (0, 1]."""
     grid: tuple[int, int]
     """Rows and columns of the host's grid of patches."""
     dim: int
     """C, channels of the host."""
+    num_prefix: int
+    """P, prefix tokens of the host."""
     has_cls: bool
     """Whether the host has a CLS token (it then is the first prefix token)."""
+
+    @property
+    def block(self) -> int:
+        """0-based index of the stage's block."""
+        return self.blocks[self.index]
 
     @property
     def num_patches(self) -> int:
         """N0 at the host's own image size."""
         return self.grid[0] * self.grid[1]
+
+    def target(self, num_patches: int) -> int:
+        """Return how many of `num_patches` original tokens this stage keeps."""
+        return token_target(self.fractions[self.index], num_patches)
+
+    def target_before(self, num_patches: int) -> int:
+        """Return the same of the stage before, `num_patches` for the first stage."""
+        if self.index == 0:
+            return num_patches
+        return token_target(self.fractions[self.index - 1], num_patches)
 
 
 class Stage(nn.Module):
@@ -84,10 +99,6 @@ class Stage(nn.Module):
         """Return whether the method needs the block's attention, not just its input."""
         return cls.overrides("select_queries") or cls.overrides("after_attention")
 
-    def target(self, tokens: Tokens) -> int:
-        """Return how many patch tokens are to be left."""
-        return token_target(self.spec.keep, tokens.num_patches)
-
     # The three places where a method may act ------------------------------------------------
 
     def before_block(self, tokens: Tokens) -> Tokens:
@@ -113,7 +124,7 @@ class Stage(nn.Module):
 
     def count(self, incoming: int, num_patches: int) -> int:
         """Return the patch tokens left of `incoming`, of `num_patches` originally (at most)."""
-        return min(incoming, token_target(self.spec.keep, num_patches))
+        return min(incoming, self.spec.target(num_patches))
 
     def macs(self, incoming: Count, left: Count, block: Block) -> Count:
         """Return multiply-accumulates of the method's own matrix products, for one image.
@@ -127,4 +138,4 @@ class Stage(nn.Module):
 
     def extra_repr(self) -> str:
         """Return what `print(model)` shows of the stage."""
-        return f"block={self.spec.block}, keep={self.spec.keep:.4g}"
+        return f"block={self.spec.block}, keep={self.spec.fractions[self.spec.index]:.4g}"

@@ -12,7 +12,7 @@ from torch import nn
 
 from reduction.methods import method_class
 from reduction.model import ReducedVisionTransformer, reduced_class
-from reduction.schedule import KeepRate, check_blocks, token_target
+from reduction.schedule import KeepRate, check_blocks
 from reduction.stage import Stage, StageSpec
 
 _ADDED = ("method", "keep_rate", "reduction_loc")
@@ -161,22 +161,21 @@ def _check_blocks(
 
 
 def _specs(vit: VisionTransformer, schedule: dict[int, float]) -> list[StageSpec]:
-    grid = tuple(vit.patch_embed.grid_size)
-    before = (1.0, *schedule.values())
-    for fraction in schedule.values():
-        token_target(fraction, vit.patch_embed.num_patches)
-    return [
+    specs = [
         StageSpec(
-            block=block,
+            index=index,
             blocks=tuple(schedule),
-            keep=keep,
-            keep_before=keep_before,
-            grid=grid,
+            fractions=tuple(schedule.values()),
+            grid=tuple(vit.patch_embed.grid_size),
             dim=vit.embed_dim,
+            num_prefix=vit.num_prefix_tokens,
             has_cls=vit.has_class_token,
         )
-        for (block, keep), keep_before in zip(schedule.items(), before, strict=False)
+        for index in range(len(schedule))
     ]
+    for spec in specs:
+        spec.target(spec.num_patches)  # refuses to leave no tokens
+    return specs
 
 
 def _shallow_copy(module: nn.Module) -> Any:

@@ -66,8 +66,8 @@ class Tokens:
             return self.mask.sum(dim=1)
         return self.x.new_full((self.x.shape[0],), self.count, dtype=torch.int64)
 
-    def pooling_weights(self) -> Tensor | None:
-        """[B, P + N] weight of each token in an average over images parts, or None for equal."""
+    def weights(self) -> Tensor | None:
+        """[B, P + N] how much each token counts: its size, 0 for padding; None where all equal."""
         weights = self.sizes if self.mask is None else self.mask.to(self.x.dtype)
         if weights is None:
             return None
@@ -80,6 +80,52 @@ def gather_tokens(x: Tensor, index: Tensor) -> Tensor:
     return x.gather(1, index)
 
 
+def at_least_float32(x: Tensor) -> Tensor:
+    """Return x in float32, or float64 where it is that: what decisions are taken in."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def largest(scores: Tensor, count: int) -> Tensor:
     """Return the positions [B, count] of the largest scores [B, N], descending; first on ties."""
     return scores.argsort(dim=1, descending=True, stable=True)[:, :count]
+
+
+def distances(x: Tensor) -> Tensor:
+    """Return the Euclidean distances [B, N, N] of the rows of x [B, N, C].
+
+    By subtraction: expanding the square costs digits that decide which token is nearer.
+    """
+    x = at_least_float32(x)
+    return torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist")
+
+
+def sum_by_group(x: Tensor, assignment: Tensor, num_groups: int) -> Tensor:
+    """Return the sums [B, K, C] of the rows of x [B, N, C] that are `assignment` [B, N] to each."""
+    sums = x.new_zeros(x.shape[0], num_groups, x.shape[2])
+    return sums.scatter_add(1, assignment[..., None].expand_as(x), x)
+
+
+def merge_by_size(tokens: Tokens, assignment: Tensor, num_groups: int) -> Tokens:
+    """Return the means of the groups, weighted by token size; sizes add up.
+
+    Args:
+        tokens: N patch tokens, without padding.
+        assignment: [B, N] group of each, in 0..num_groups - 1.
+        num_groups: K, patch tokens of the result.
+    """
+    patches = at_least_float32(tokens.patches)
+    sizes = tokens.sizes
+    if sizes is None:
+        sizes = patches.new_ones(patches.shape[:2])
+    merged_sizes = sum_by_group(sizes[..., None], assignment, num_groups)
+    merged = sum_by_group(patches * sizes[..., None], assignment, num_groups) / merged_sizes
+    return replace(tokens.with_patches(merged), sizes=merged_sizes[..., 0])
+
+
+def weigh_keys(tokens: Tokens) -> Tokens:
+    """Return the tokens as keys that count by their size, and not at all where padding.
+
+    Proportional attention, Bolya et al., Token Merging, ICLR 2023, equation 1.
+    """
+    weights = tokens.weights()
+    return replace(tokens, key_bias=None if weights is None else weights.log())

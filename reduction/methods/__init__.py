@@ -11,6 +11,14 @@ if TYPE_CHECKING:
 CLASSES = {
     "deit": "deit:Unreduced",
     "topk": "topk:TopK",
+    "evit": "evit:EViT",
+    "ats": "ats:ATS",
+    "l1": "radial:L1",
+    "l2": "radial:L2",
+    "linf": "radial:LInf",
+    "tome": "tome:ToMe",
+    "dpcknn": "dpcknn:DPCKNN",
+    "sit": "sit:SiT",
 }
 """Method name -> `module:class` within this package."""
 

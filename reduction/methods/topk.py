@@ -17,7 +17,7 @@ class TopK(Stage):
 
     def after_attention(self, tokens: Tokens, attention: AttentionView) -> Tokens:
         """Keep the target count of tokens."""
-        target = self.target(tokens)
+        target = self.spec.target(tokens.num_patches)
         if target >= tokens.count:
             return tokens
         index = largest(attention.cls, target)
@@ -27,4 +27,4 @@ class TopK(Stage):
 
     def macs(self, incoming: Count, left: Count, block: Block) -> Count:
         """Return the cost of the CLS row of the attention."""
-        return (incoming + 1) * block.attn.attn_dim
+        return (incoming + self.spec.num_prefix) * block.attn.attn_dim

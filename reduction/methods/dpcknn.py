@@ -1,0 +1,80 @@
+"""DPC-KNN: merge around density peaks."""
+
+import torch
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
+
+from reduction.stage import Count, Stage, StageSpec
+from reduction.tokens import Tokens, distances, largest, sum_by_group
+
+
+class DPCKNN(Stage):
+    """Clusters tokens around the densest that are far from denser ones, and averages clusters."""
+
+    family = "merging"
+    citation = "Zeng et al., Not All Tokens Are Equal (TCFormer), CVPR 2022; Du et al., 2016"
+    patterns = ("kept", "groups")
+
+    def __init__(self, spec: StageSpec, *, neighbours: int = 5, equal_weight: bool = False) -> None:
+        """Set up the stage.
+
+        Args:
+            spec: Where the stage sits.
+            neighbours: Nearest tokens, itself included, that a token's density looks at.
+            equal_weight: Plain means instead of ones with learnt weights.
+        """
+        super().__init__(spec)
+        if neighbours < 1:
+            raise ValueError(f"neighbours is {neighbours}, but must be at least 1")
+        self.neighbours = neighbours
+        self.score = None if equal_weight else nn.Linear(spec.dim, 1)
+
+    def before_block(self, tokens: Tokens) -> Tokens:
+        """Replace the tokens by the weighted means of the target count of clusters."""
+        target = self.spec.target(tokens.num_patches)
+        if target >= tokens.count:
+            return tokens
+        patches = tokens.patches
+        centres, assignment = density_peaks(
+            patches, target, neighbours=self.neighbours, noisy=self.training
+        )
+        if tokens.recorder is not None:
+            tokens.recorder.keep(self.spec.block, centres)
+            tokens.recorder.merge(self.spec.block, assignment)
+        weights = torch.ones_like(patches[..., :1])
+        if self.score is not None:
+            weights = self.score(patches).exp()
+        total = sum_by_group(weights, assignment, target)
+        return tokens.with_patches(
+            sum_by_group(patches * weights, assignment, target) / (total + 1e-6)
+        )
+
+    def macs(self, incoming: Count, left: Count, block: Block) -> Count:
+        """Return the cost of the scores (distances and sums are no matrix products)."""
+        return 0 if self.score is None else incoming * self.spec.dim
+
+
+@torch.no_grad()
+def density_peaks(
+    x: Tensor, num_centres: int, *, neighbours: int, noisy: bool
+) -> tuple[Tensor, Tensor]:
+    """Return the centres [B, K] of x [B, N, C], best first, and each token's centre [B, N].
+
+    Tokens of equal density count as denser the earlier they are, or as noise of 1e-6 has it where
+    `noisy`.
+    """
+    distance = distances(x) / x.shape[-1] ** 0.5
+    nearest = distance.topk(min(neighbours, x.shape[1]), dim=-1, largest=False).values
+    density = (-nearest.square().mean(dim=-1)).exp()
+    if noisy:
+        density = density + torch.rand_like(density) * 1e-6
+    rank = density.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+    denser = rank[:, None, :] < rank[:, :, None]
+    furthest = distance.flatten(1).amax(dim=1)[:, None]
+    to_denser = distance.masked_fill(~denser, torch.inf).amin(dim=-1)
+    delta = torch.where(rank == 0, furthest, to_denser)
+
+    centres = largest(density * delta, num_centres)
+    to_centres = distance.gather(1, centres[..., None].expand(-1, -1, x.shape[1]))
+    own = torch.arange(num_centres, device=x.device).expand_as(centres)
+    return centres, to_centres.argmin(dim=1).scatter(1, centres, own)

@@ -1,0 +1,117 @@
+"""Fixed radial patterns, the control: keep what is close to the image's centre."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from reduction.schedule import KeepRate, token_target
+from reduction.stage import Stage, StageSpec
+from reduction.tokens import Tokens
+
+SCHEDULES = ("matched", "linear")
+
+
+class Radial(Stage):
+    """Keeps the patches within a distance of the centre, the same ones for every image.
+
+    Equal distances that float32 rounds apart count as different, as in the published study.
+    """
+
+    family = "control"
+    citation = "Haurum et al., Which Tokens to Use?, ICCV Workshops 2023"
+    patterns = ("kept",)
+    order: ClassVar[float]
+    """Order of the norm that measures distances."""
+
+    def __init__(
+        self, spec: StageSpec, *, schedule: str = "matched", min_radius: float = 1.0
+    ) -> None:
+        """Set up the stage.
+
+        Args:
+            spec: Where the stage sits.
+            schedule: `matched` keeps, at each block of `reduction_loc`, as close to the target
+                count as rings allow; `linear` shrinks the radius evenly at every block from the
+                first to the last of them, whatever the keep rate.
+            min_radius: Where the linear schedule would end one block later, in patches.
+        """
+        super().__init__(spec)
+        if schedule not in SCHEDULES:
+            raise ValueError(f"schedule is {schedule!r}, but must be one of {', '.join(SCHEDULES)}")
+        self.min_radius = min_radius
+        self.fixed_budget = schedule == "matched"
+        self.kept: Tensor
+        self.register_buffer("kept", self._kept(spec.grid), persistent=False)
+
+    @classmethod
+    def schedule(
+        cls, keep_rate: KeepRate, reduction_loc: Sequence[int], **options: Any
+    ) -> dict[int, float]:
+        """Return the blocks that reduce; the linear schedule leaves the fractions unused."""
+        matched = super().schedule(keep_rate, reduction_loc)
+        if options.get("schedule") != "linear":
+            return matched
+        return dict.fromkeys(range(reduction_loc[0], reduction_loc[-1] + 1), 1.0)
+
+    def before_block(self, tokens: Tokens) -> Tokens:
+        """Drop the patches beyond the stage's radius."""
+        index = self.kept if tokens.grid == self.spec.grid else self._kept(tokens.grid)
+        if len(index) == tokens.count:
+            return tokens
+        index = index.to(tokens.x.device)
+        if tokens.recorder is not None:
+            tokens.recorder.keep(self.spec.block, index.expand(tokens.x.shape[0], -1))
+        return tokens.with_patches(tokens.patches[:, index])
+
+    def count(self, incoming: int, num_patches: int) -> int:
+        """Return the patches within the radius."""
+        return len(self.kept)
+
+    def _kept(self, grid: tuple[int, int]) -> Tensor:
+        """Positions [K], among the patches the stage before left, of those that stay."""
+        distance = centre_distances(grid, self.order)
+        radii = self._radii(distance)
+        if self.spec.index > 0:
+            distance = distance[distance <= radii[self.spec.index - 1]]
+        return (distance <= radii[self.spec.index]).nonzero()[:, 0]
+
+    def _radii(self, distance: Tensor) -> Tensor:
+        """Radius of every stage of the model, [stages] float32."""
+        fractions = self.spec.fractions
+        if not self.fixed_budget:
+            corner = distance.max().item()
+            return torch.linspace(corner, self.min_radius, len(fractions) + 2)[1:-1]
+        targets = [token_target(fraction, len(distance)) for fraction in fractions]
+        rings = distance.unique()
+        counts = (distance <= rings[:, None]).sum(dim=1)
+        return rings[(counts - torch.tensor(targets)[:, None]).abs().argmin(dim=1)]
+
+
+def centre_distances(grid: tuple[int, int], order: float) -> Tensor:
+    """Return the distance [rows * columns] float32 of each patch from the centre of the grid.
+
+    Coordinates are `linspace(-g / 2, g / 2, g)` along a side of g patches.
+    """
+    rows, columns = (torch.linspace(-side / 2, side / 2, side) for side in grid)
+    coordinates = torch.cartesian_prod(rows, columns)
+    return torch.linalg.vector_norm(coordinates, ord=order, dim=1)
+
+
+class L1(Radial):
+    """Diamonds."""
+
+    order = 1
+
+
+class L2(Radial):
+    """Discs."""
+
+    order = 2
+
+
+class LInf(Radial):
+    """Squares."""
+
+    order = torch.inf

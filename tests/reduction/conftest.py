@@ -1,0 +1,77 @@
+"""The reference host, images and arrays, made with the published study's own code."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+
+GOLDENS = Path(__file__).parents[1] / "data" / "goldens"
+
+
+def load(name):
+    with np.load(GOLDENS / name) as archive:
+        return {key: archive[key] for key in archive.files}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def reference_cases():
+    return load("cases_A_kr025_kr070.npz")
+
+
+@pytest.fixture(scope="session")
+def reference_modules():
+    return {key: torch.from_numpy(value) for key, value in load("modules_A.npz").items()}
+
+
+@pytest.fixture(scope="session")
+def reference_soft_maps():
+    return load("soft_maps_A_kr025_kr070.npz")
+
+
+@pytest.fixture(scope="session")
+def reference_extras():
+    return {key: torch.from_numpy(value) for key, value in load("extras_A.npz").items()}
+
+
+@pytest.fixture(scope="session")
+def reference_images():
+    return torch.from_numpy(load("images_A.npz")["images"]).float()
+
+
+def build_host(**kwargs):
+    """A ViT of depth 4 on a 5 x 7 grid, as small as it gets; kwargs are timm's."""
+    torch.manual_seed(0)
+    sizes = {"img_size": (20, 28), "patch_size": 4, "embed_dim": 32, "depth": 4, "num_heads": 2}
+    return timm.models.VisionTransformer(**sizes | {"num_classes": 10} | kwargs).eval()
+
+
+@pytest.fixture(scope="session")
+def make_host():
+    return build_host
+
+
+@pytest.fixture
+def small_host():
+    return build_host()
+
+
+@pytest.fixture(scope="session")
+def small_images():
+    return torch.randn(3, 3, 20, 28, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="session")
+def reference_host():
+    host = timm.models.VisionTransformer(
+        embed_dim=48, depth=12, num_heads=3, num_classes=10, weight_init="skip"
+    )
+    weights = load("backbone_A.npz")
+    host.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()})
+    return host.eval()
