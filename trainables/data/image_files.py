@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from trainables.data.base import LabelledSplit
@@ -27,15 +28,21 @@ class FileSplit(LabelledSplit):
 
 
 def read_image(path: Path) -> Image.Image:
-    """Decode an image of any mode to RGB, as `PIL` converts it; transparency is dropped.
+    """Decode an image of any mode to RGB; transparency is dropped.
 
     Raises:
         UnreadableImage: If the file is missing, damaged, or no image.
     """
     try:
         with Image.open(path) as image:
-            # Straight from a palette with transparency, PIL warns for each image.
-            opaque = image.convert("RGBA") if "transparency" in image.info else image
-            return opaque.convert("RGB")
+            return _to_rgb(image)
     except Exception as error:  # Decoders fail with a dozen types, SyntaxError among them.
         raise UnreadableImage(f"{path} cannot be decoded: {error}") from error
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16"):  # PIL would clip the greys at 255, not scale them.
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if "transparency" in image.info:  # Straight from a palette with it, PIL warns.
+        return image.convert("RGBA").convert("RGB")
+    return image.convert("RGB")

@@ -1,0 +1,168 @@
+"""Folders of image files: photographs in every mode, and a clear word on what is wrong."""
+
+import pickle
+import re
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_sample_image
+
+from trainables.data import open_dataset
+from trainables.data.image_files import UnreadableImage
+from trainables.data.loader import eval_loader
+
+
+@pytest.fixture(scope="module")
+def photographs():
+    names = {"temple": "china.jpg", "flower": "flower.jpg"}
+    return {
+        name: Image.fromarray(load_sample_image(file)).resize((96, 64), Image.Resampling.BOX)
+        for name, file in names.items()
+    }
+
+
+@pytest.fixture
+def root(tmp_path, photographs):
+    for part in ("train", "val"):
+        for name, photograph in photographs.items():
+            folder = tmp_path / part / name
+            folder.mkdir(parents=True)
+            for i in range(2):
+                photograph.save(folder / f"{i}.png")
+    return tmp_path
+
+
+def image_named(split, file):
+    return split.image([name.split("/")[1] for name in split.names].index(file))
+
+
+def pixels(image):
+    return np.asarray(image).astype(float)
+
+
+def test_classes_are_the_sorted_folders_of_train(root, photographs):
+    dataset = open_dataset("folder", root)
+    assert (dataset.name, dataset.task, dataset.metric) == ("folder", "single_label", "top1")
+    assert dataset.class_names == ("flower", "temple")
+    assert [dataset.train.target(i) for i in range(len(dataset.train))] == [0, 0, 1, 1]
+    assert (pixels(dataset.train.image(0)) == pixels(photographs["flower"])).all()
+    assert (pixels(dataset.val.image(3)) == pixels(photographs["temple"])).all()
+
+
+def test_a_class_may_be_missing_from_val(root):
+    shutil.rmtree(root / "val" / "flower")
+    val = open_dataset("folder", root).val
+    assert [val.target(i) for i in range(len(val))] == [1, 1]
+
+
+def test_files_that_are_no_images_are_left_out(root):
+    for name in ("notes.txt", ".hidden.png", "._0.png"):
+        (root / "train" / "flower" / name).write_bytes(b"not an image")
+    (root / "train" / ".cache").mkdir()
+    assert len(open_dataset("folder", root).train) == 4
+
+
+@pytest.mark.parametrize(
+    ("file", "mode", "tolerance"),
+    [
+        ("upper.JPG", "RGB", 8),
+        ("upper.PNG", "RGB", 0),
+        ("cmyk.jpeg", "CMYK", 8),
+        ("alpha.png", "RGBA", 0),
+        ("palette.gif", "P", 0),
+        ("lossless.webp", "RGB", 8),
+        ("map.bmp", "RGB", 0),
+        ("scan.tiff", "RGB", 0),
+    ],
+)
+def test_colour_images_of_any_mode_are_decoded_to_rgb(root, photographs, file, mode, tolerance):
+    stored = photographs["flower"].convert(mode)
+    stored.save(root / "train" / "flower" / file)
+    decoded = image_named(open_dataset("folder", root).train, file)
+    assert decoded.mode == "RGB"
+    assert np.abs(pixels(decoded) - pixels(stored.convert("RGB"))).mean() <= tolerance
+
+
+def test_a_palette_with_transparency_is_decoded_without_a_warning(root, photographs):
+    alphas = bytes([0, 128] + [255] * 62)
+    path = root / "train" / "flower" / "0.png"
+    photographs["flower"].quantize(64).save(path, transparency=alphas)
+    decoded = pixels(open_dataset("folder", root).train.image(0))
+    assert np.abs(decoded - pixels(photographs["flower"])).mean() < 12
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_grey_images_keep_their_range(root, photographs, bits):
+    grey = np.asarray(photographs["flower"].convert("L"))
+    stored = grey if bits == 8 else grey.astype(np.uint16) * 257
+    Image.fromarray(stored).save(root / "train" / "flower" / "0.png")
+    decoded = pixels(open_dataset("folder", root).train.image(0))
+    assert (decoded == grey[..., None]).all()
+
+
+@pytest.mark.parametrize("damage", ["truncated", "text", "empty", "missing"])
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+def test_an_image_that_cannot_be_decoded_is_named(root, photographs, damage, suffix):
+    path = root / "train" / "flower" / f"damaged.{suffix}"
+    photographs["flower"].save(path)
+    content = path.read_bytes()
+    split = open_dataset("folder", root).train
+    if damage == "missing":
+        path.unlink()
+    else:
+        truncated = content[: len(content) // 2]
+        path.write_bytes({"truncated": truncated, "text": b"404 not found", "empty": b""}[damage])
+    with pytest.raises(UnreadableImage, match=f"^{re.escape(str(path))} cannot be decoded: "):
+        image_named(split, path.name)
+
+
+def test_a_loader_process_names_the_image_too(root):
+    path = root / "val" / "flower" / "1.png"
+    path.write_bytes(b"404 not found")
+    val = open_dataset("folder", root).val
+    with pytest.raises(UnreadableImage, match=re.escape(str(path))):
+        list(eval_loader(val, np.asarray, batch_size=2, num_workers=1))
+
+
+def test_splits_can_be_sent_to_other_processes(root):
+    val = open_dataset("folder", root).val
+    copy = pickle.loads(pickle.dumps(val))
+    assert (pixels(copy.image(1)) == pixels(val.image(1))).all()
+
+
+def test_a_folder_must_be_given():
+    with pytest.raises(ValueError, match=r"^dataset 'folder' needs a folder with train/ and val/"):
+        open_dataset("folder")
+
+
+@pytest.mark.parametrize("part", ["train", "val"])
+def test_a_missing_split_is_named(root, part):
+    shutil.rmtree(root / part)
+    with pytest.raises(
+        FileNotFoundError, match=f"^folder {re.escape(str(root / part))} is missing$"
+    ):
+        open_dataset("folder", root)
+
+
+def test_a_split_without_classes_is_named(root):
+    shutil.rmtree(root / "train")
+    (root / "train").mkdir()
+    with pytest.raises(ValueError, match=f"^{re.escape(str(root / 'train'))} has no folder, but"):
+        open_dataset("folder", root)
+
+
+def test_classes_that_only_val_has_are_named(root):
+    for name in ("zebra", "ape"):
+        (root / "val" / name).mkdir()
+    with pytest.raises(ValueError, match=r"has classes that train/ has not: ape, zebra$"):
+        open_dataset("folder", root)
+
+
+def test_all_empty_class_folders_are_named(root):
+    for name in ("zebra", "ape"):
+        (root / "train" / name).mkdir()
+    ape, zebra = (re.escape(str(root / "train" / name)) for name in ("ape", "zebra"))
+    with pytest.raises(ValueError, match=f"^no image in {ape}, {zebra}; each class folder must"):
+        open_dataset("folder", root)
