@@ -12,19 +12,18 @@ differently and on another rank, over the same number of images an epoch.
 import hashlib
 import random
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
 import torch
-from PIL import Image
 from timm.data.distributed_sampler import RepeatAugSampler
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from trainables.data.base import Split, Subset, Target
+from trainables.data.transforms import Transform
 
-Transform = Callable[[Image.Image], Tensor]
 Draw = tuple[int, int]
 """An image's index and which of its augmented copies in the epoch this is, from 0."""
 Sample = tuple[Tensor, Target, int]
