@@ -24,6 +24,10 @@ class Lane:
     def __len__(self) -> int:
         return len(self._waiting) + len(self._in_flight)
 
+    def keys(self) -> list[str]:
+        """Return the keys that have not ended, in the order they were submitted."""
+        return [*self._in_flight.values(), *(key for key, _ in self._waiting)]
+
     def submit(self, key: str, *arguments: Any) -> None:
         """Queue one call; `key` comes back with its outcome."""
         self._waiting.append((key, arguments))

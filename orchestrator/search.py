@@ -54,7 +54,8 @@ class CellSearch(SearchAlgorithm):
 
     def next_trial(self) -> Trial | None:
         """Return the next cell's trial, None while none may begin."""
-        if self.is_finished() or len(self._live) >= (self._max_concurrent or len(self._live) + 1):
+        full = self._max_concurrent is not None and len(self._live) >= self._max_concurrent
+        if full or self.is_finished():
             return None
         config = self._waiting.pop(0)
         cell_id = config["cell_id"]

@@ -77,39 +77,47 @@ class Store:
         return sorted(path.parent.name for path in self.path.glob("cells/*/cell.json"))
 
     def create(self, document: Mapping[str, Any], cells: Sequence[Cell]) -> None:
-        """Write `study.yaml` and every cell's `cell.json`.
-
-        Raises:
-            UserError: The storage cannot be written.
-        """
-        try:
-            text = yaml.safe_dump(dict(document), sort_keys=False)
-            write_atomic(self.path / "study.yaml", text.encode())
-            for cell in cells:
-                self.cell(cell.id).describe(cell)
-        except OSError as error:
-            raise UserError(f"cannot write the storage {self.path}: {error.strerror}") from error
+        """Write `study.yaml` and every cell's `cell.json`."""
+        text = yaml.safe_dump(dict(document), sort_keys=False)
+        write_atomic(self.path / "study.yaml", text.encode())
+        for cell in cells:
+            self.cell(cell.id).describe(cell)
 
     def read_study(self) -> dict[str, Any]:
         """Return the resolved study as `create` wrote it."""
         document = yaml.safe_load((self.path / "study.yaml").read_text())
         return dict(document)
 
+    def driver(self) -> str | None:
+        """Return who runs the study now, None if nobody does."""
+        path = self.path / "driver.lock"
+        if not path.exists():
+            return None
+        with path.open() as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return file.read().strip() or "another driver"
+        return None
+
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Hold the study for this driver; the kernel lets go of it when the driver dies.
 
         Raises:
-            UserError: Another driver holds it.
+            UserError: Another driver holds it, or the storage cannot be written.
         """
-        path = self.path / "driver.lock"
-        with path.open("a+") as file:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            file = (self.path / "driver.lock").open("a+")
+        except OSError as error:
+            raise UserError(f"cannot write the storage {self.path}: {error.strerror}") from error
+        with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                file.seek(0)
                 raise UserError(
-                    f"{self.path} is being run by {file.read().strip() or 'another driver'}; "
+                    f"{self.path} is being run by {self.driver()}; "
                     f"watch it with: tokensweep status {self.path}"
                 ) from error
             file.truncate(0)
@@ -164,18 +172,26 @@ class StoredCell(CellFolder):
         """Return what identifies this evaluation's metrics and artifacts."""
         return digest((self.path / "eval.json").read_bytes())
 
+    @property
+    def error_file(self) -> Path:
+        """Where the whole error of a failed cell stands."""
+        return self.path / "error.txt"
+
     def error(self) -> str | None:
         """Return why the cell failed, None if it did not."""
-        path = self.path / "error.txt"
-        return path.read_text() if path.exists() else None
+        return self.error_file.read_text() if self.error_file.exists() else None
+
+    def reason(self) -> str:
+        """Return the last line of what went wrong."""
+        return (self.error() or "").strip().splitlines()[-1]
 
     def write_error(self, text: str) -> None:
         """Declare the cell failed."""
-        write_atomic(self.path / "error.txt", text.encode())
+        write_atomic(self.error_file, text.encode())
 
     def clear_error(self) -> None:
         """Give the cell another chance."""
-        (self.path / "error.txt").unlink(missing_ok=True)
+        self.error_file.unlink(missing_ok=True)
 
     def log(self) -> list[dict[str, Any]]:
         """Return the lines of `log.jsonl`; a torn last line is left out."""
@@ -266,5 +282,5 @@ def _parse(line: str) -> dict[str, Any] | None:
 
 def _npz(arrays: Mapping[str, np.ndarray]) -> bytes:
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, **{name: np.asarray(array) for name, array in arrays.items()})
+    np.savez_compressed(buffer, allow_pickle=False, **arrays)
     return buffer.getvalue()

@@ -73,6 +73,10 @@ class Study(StrictModel):
     recipes: dict[str, dict[str, Any]] = {}
     resources: dict[str, Resources] = {}
 
+    def reserved(self, capacity: str) -> Resources:
+        """Return what a trial of this capacity reserves."""
+        return self.resources.get(capacity, Resources())
+
 
 def load_study(name_or_file: str, settings: Sequence[str] = ()) -> Study:
     """Read a shipped study by name or any study file, with `KEY=VALUE` settings applied.

@@ -7,11 +7,12 @@ ICCV-W 2023). Every field can be overridden in a study file, by dataset, method 
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic.config import JsonDict
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 
-NO_EFFECT_ON_OUTCOME = {"outcome": False}
+NO_EFFECT_ON_OUTCOME: JsonDict = {"outcome": False}
 """Marks a field that changes speed or safety but never a cell's result, hence not its id."""
 
 

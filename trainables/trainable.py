@@ -62,9 +62,7 @@ class FinetuneTrainable(tune.Trainable):
     def step(self) -> dict[str, Any]:
         """Train until something is worth reporting; save when it is time to."""
         deadline = time.monotonic() + REPORT_SECONDS
-        report = self._finetuning.run(
-            until=lambda: self._stopping() or time.monotonic() > deadline
-        )
+        report = self._finetuning.run(until=lambda: self._stopping() or time.monotonic() > deadline)
         stopping = self._stopping()
         if report["best_improved"]:
             weights, meta = self._finetuning.best

@@ -1,0 +1,5 @@
+"""`python -m orchestrator` is `tokensweep`."""
+
+from orchestrator.cli import main
+
+main()

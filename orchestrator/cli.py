@@ -1,0 +1,112 @@
+"""The command line: `tokensweep`, which is `python -m orchestrator`."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+
+from orchestrator.errors import UserError
+from orchestrator.listing import cells_table, describe, status_view
+from orchestrator.run import INTERRUPTED, run_study
+from orchestrator.selection import STAGES, Options, select
+from orchestrator.store import find_study
+
+BAD_INPUT = 2
+
+UsageError: Any = typer.BadParameter.__bases__[0]
+"""What all complaints of Typer about arguments have in common; it brings a click of its own."""
+
+app = typer.Typer(
+    name="tokensweep",
+    help="Studies of token reduction in Vision Transformers, from study file to report.",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+Storage = Annotated[
+    Path, typer.Argument(help="A study's folder, or the storage that holds just this one.")
+]
+
+
+@app.command()
+def run(
+    study: Annotated[str, typer.Option(help="A shipped study's name or a YAML file.")] = "demo",
+    storage: Annotated[str, typer.Option(help="Folder that keeps all results.")] = "runs",
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of the datasets, as DATA/NAME or DATA itself.")
+    ] = None,
+    address: Annotated[
+        str | None, typer.Option(help="Ray cluster: `auto` or HOST:PORT; else see the docs.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Study value to change, e.g. recipes.demo.epochs=1."),
+    ] = None,
+    only: Annotated[list[str] | None, typer.Option(help="Glob of cell ids to work on.")] = None,
+    stages: Annotated[str, typer.Option(help="Stages to do, with commas.")] = ",".join(STAGES),
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the cells, do nothing.")] = False,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Give failed cells all their retries again.")
+    ] = False,
+    max_concurrent: Annotated[
+        int | None, typer.Option(min=1, help="Most cells that train at once.")
+    ] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Show what Ray says, too.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Show only what matters.")] = False,
+) -> None:
+    """Run a study, or go on with it; running it again is resuming it."""
+    if "://" in storage:
+        raise UserError(f"--storage is {storage!r}, but must be a folder of this file system")
+    options = Options(
+        study=study,
+        storage=Path(storage),
+        data=data,
+        address=address,
+        settings=settings or (),
+        only=only or (),
+        stages=stages.split(","),
+        dry_run=dry_run,
+        retry_failed=retry_failed,
+        max_concurrent=max_concurrent,
+        verbose=verbose,
+        quiet=quiet,
+    )
+    console = Console()
+    if dry_run:
+        describe(select(options), options, console)
+    else:
+        raise typer.Exit(run_study(options, console))
+
+
+@app.command()
+def status(storage: Storage) -> None:
+    """Tell how far a study is: cells by state, what runs, what failed."""
+    Console().print(status_view(find_study(storage)))
+
+
+@app.command()
+def cells(storage: Storage) -> None:
+    """List every cell with its state and what it reached."""
+    store = find_study(storage)
+    Console().print(cells_table(store, [store.cell(cell_id) for cell_id in store.cell_ids()]))
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line; whatever a user can mend is one line on stderr and status 2."""
+    try:
+        sys.exit(app(arguments, standalone_mode=False))
+    except UserError as error:
+        _refuse(str(error))
+    except UsageError as error:
+        _refuse(error.format_message())
+    except (KeyboardInterrupt, typer.Abort):
+        sys.exit(INTERRUPTED)
+
+
+def _refuse(reason: str) -> NoReturn:
+    sys.stderr.write(f"error: {reason}\n")
+    sys.exit(BAD_INPUT)

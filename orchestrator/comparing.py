@@ -1,0 +1,88 @@
+"""The comparison stage: evaluated cells, and pairs of them, become the study's tables."""
+
+from collections.abc import Callable, Sequence
+
+import pandas as pd
+import ray
+
+from analysis.comparisons import Comparison, pairs
+from analysis.records import CellRecord
+from analysis.tables import heatmaps_table, results_table, table
+from orchestrator.lane import Lane
+from orchestrator.records import record_of
+from orchestrator.store import CellState, Store, StoredCell
+from orchestrator.tables import fingerprint, publish_tables
+from orchestrator.tasks import compare_pairs, describe_cell
+
+Frames = dict[str, pd.DataFrame]
+
+PAIRS_PER_TASK = 16
+"""A task costs milliseconds to start; a pair takes about as long to compare."""
+
+COMPARISONS: tuple[Comparison, ...] = ("models", "rates", "capacity")
+"""What the compared cells differ in."""
+
+COMPARED_TABLES = ("pruning", "merging", "features", "tokens", "depth_maps")
+"""Tables that Ray tasks fill; the others follow from these and from the cells' records."""
+
+
+class ComparisonError(Exception):
+    """A comparison task failed; nothing was written."""
+
+
+def write_tables(
+    store: Store, cells: Sequence[StoredCell], limit: int, on_tick: Callable[[], None]
+) -> None:
+    """Compare all evaluated cells and write every table, then the record that vouches for them.
+
+    Args:
+        store: The study's store.
+        cells: All cells of the study, in its order.
+        limit: Most Ray tasks in flight.
+        on_tick: Called over and over while tasks run.
+
+    Raises:
+        ComparisonError: A task failed.
+    """
+    inputs = fingerprint(cells)
+    records = [record_of(cell) for cell in cells]
+    publish_tables(store, _tables(store, records, limit, on_tick), inputs)
+
+
+def _tables(
+    store: Store, records: Sequence[CellRecord], limit: int, on_tick: Callable[[], None]
+) -> dict[str, pd.DataFrame]:
+    done = [record for record in records if record.state == CellState.DONE]
+    describing = Lane(ray.remote(describe_cell).options(num_cpus=0), limit)
+    comparing = Lane(ray.remote(compare_pairs).options(num_cpus=0), limit)
+    for record in done:
+        describing.submit(record.cell_id, store.path, record.cell_id)
+    for comparison in COMPARISONS:
+        found = [(a.cell_id, b.cell_id) for a, b in pairs(done, comparison)]
+        for start in range(0, len(found), PAIRS_PER_TASK):
+            chunk = found[start : start + PAIRS_PER_TASK]
+            comparing.submit(f"{comparison} from pair {start}", store.path, comparison, chunk)
+    frames = [*_outcomes(describing, on_tick), *_outcomes(comparing, on_tick)]
+    tables = {name: _concatenate(name, frames) for name in COMPARED_TABLES}
+    derived = {
+        "results": results_table(records),
+        "heatmaps": heatmaps_table(tables["depth_maps"], done),
+    }
+    return tables | derived
+
+
+def _outcomes(lane: Lane, on_tick: Callable[[], None]) -> list[Frames]:
+    """Return what every task made, in the order of submission, so that tables repeat exactly."""
+    outcomes = {}
+    order = lane.keys()
+    for key, outcome in lane.drain():
+        if isinstance(outcome, Exception):
+            raise ComparisonError(f"comparing {key} failed: {outcome}") from outcome
+        outcomes[key] = outcome
+        on_tick()
+    return [outcomes[key] for key in order]
+
+
+def _concatenate(name: str, frames: Sequence[Frames]) -> pd.DataFrame:
+    parts = [made[name] for made in frames if name in made and len(made[name])]
+    return pd.concat(parts, ignore_index=True) if parts else table(name, [])

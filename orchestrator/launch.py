@@ -1,0 +1,121 @@
+"""The stages of a launch that need Ray: train, evaluate each cell as it is trained, compare."""
+
+from dataclasses import dataclass, field
+
+import ray
+
+from orchestrator.cluster import Cluster, connected
+from orchestrator.comparing import ComparisonError, write_tables
+from orchestrator.interrupts import Interrupts
+from orchestrator.lane import Lane
+from orchestrator.preflight import dataset_root
+from orchestrator.progress import EVALUATING, Progress
+from orchestrator.selection import Options, Selection
+from orchestrator.store import CellState, StoredCell
+from orchestrator.tasks import evaluate_cell
+from orchestrator.training import Training
+from orchestrator.work import Work, stored_cells
+
+EVALUATIONS_IN_FLIGHT = 2
+COMPARISONS_IN_FLIGHT = 8
+TASK_RETRIES = 2
+
+
+@dataclass
+class Launch:
+    """One run of a study's stages on a cluster."""
+
+    selection: Selection
+    options: Options
+    work: Work
+    macs: dict[str, float]
+    """Expected work of training each cell, by id."""
+    interrupts: Interrupts
+    progress: Progress
+    evaluations: Lane = field(init=False)
+
+    def go(self) -> None:
+        """Connect, and do what is left."""
+        with connected(self.options.address, verbose=self.options.verbose) as cluster:
+            self.progress.note(f"{self.selection.study.name}: running on {cluster}")
+            gpu = self._evaluation_gpu(cluster)
+            evaluate = ray.remote(
+                num_cpus=0,
+                num_gpus=gpu,
+                max_retries=TASK_RETRIES,
+                retry_exceptions=True,
+                max_calls=0,  # A process that has imported torch serves the next cell, too.
+            )(evaluate_cell)
+            self.evaluations = Lane(evaluate, EVALUATIONS_IN_FLIGHT)
+            for cell in self.work.evaluate:
+                self._evaluate(cell.id, bool(gpu))
+            if self.work.train:
+                self._train(cluster, bool(gpu))
+            self._finish_evaluations()
+            if self.work.compare and not self.interrupts.requested:
+                self._compare()
+
+    def _train(self, cluster: Cluster, on_gpu: bool) -> None:
+        store = self.selection.store
+        failed = [cell.id for cell in self.work.train if store.cell(cell.id).error()]
+        Training(
+            store=store,
+            cluster=cluster,
+            study=self.selection.study,
+            data=self.options.data,
+            work=self.macs,
+            given_up_once=frozenset() if self.options.retry_failed else frozenset(failed),
+            max_concurrent=self.options.max_concurrent,
+        ).run(
+            self.work.train,
+            interrupts=self.interrupts,
+            progress=self.progress,
+            on_trained=lambda cell_id: self._evaluate(cell_id, on_gpu),
+            on_tick=self._tick,
+        )
+
+    def _evaluate(self, cell_id: str, on_gpu: bool) -> None:
+        if "evaluate" not in self.options.stages:
+            self.progress.set_state(cell_id, CellState.TRAINED)
+            return
+        stored = self._stored(cell_id)
+        stored.clear_error()
+        root = dataset_root(stored.cell().dataset, self.options.data)
+        self.progress.set_state(cell_id, EVALUATING)
+        self.evaluations.submit(
+            cell_id, self.selection.store.path.absolute(), cell_id, root, on_gpu
+        )
+
+    def _finish_evaluations(self) -> None:
+        while self.evaluations and not self.interrupts.requested:
+            self._tick(seconds=0.2)
+        self.evaluations.abandon()
+
+    def _tick(self, seconds: float = 0.0) -> None:
+        for cell_id, outcome in self.evaluations.poll(seconds):
+            if isinstance(outcome, Exception):
+                self._evaluation_failed(cell_id, outcome)
+            else:
+                self.progress.set_state(cell_id, CellState.DONE)
+        self.progress.tick()
+
+    def _evaluation_failed(self, cell_id: str, error: Exception) -> None:
+        stored = self._stored(cell_id)
+        stored.write_error(f"evaluation failed; the last time:\n{error}")
+        self.progress.set_state(cell_id, CellState.FAILED)
+        self.progress.note(f"{cell_id}: evaluation failed; see {stored.path / 'error.txt'}")
+
+    def _compare(self) -> None:
+        cells = stored_cells(self.selection)
+        try:
+            write_tables(self.selection.store, cells, COMPARISONS_IN_FLIGHT, self.progress.tick)
+        except ComparisonError as error:
+            self.progress.note(f"{error}; the tables stay as they were")
+
+    def _evaluation_gpu(self, cluster: Cluster) -> float:
+        study = self.selection.study
+        wanted = max(study.reserved(cell.capacity).gpu for cell in self.selection.selected)
+        return wanted if cluster.gpus else 0.0
+
+    def _stored(self, cell_id: str) -> StoredCell:
+        return self.selection.store.cell(cell_id)

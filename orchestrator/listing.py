@@ -1,0 +1,100 @@
+"""What a study holds, told on the console: the status, the table of cells, the dry run."""
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+
+from rich.console import Console, Group
+from rich.table import Table
+
+from orchestrator.selection import Options, Selection
+from orchestrator.store import CellState, Store, StoredCell
+
+SECONDS_BETWEEN_REPORTS = 120.0
+"""A cell of a driven study that has reported within this time is shown as running."""
+
+ASSUMED_MACS_PER_SECOND = 5e13
+"""Sustained multiply-accumulates of one data-centre GPU in mixed precision: an assumption, used
+only while no cell of the study has been measured."""
+
+
+def status_view(store: Store) -> Group:
+    """Return cells by state, what runs, and what failed with the reason."""
+    cells = [store.cell(cell_id) for cell_id in store.cell_ids()]
+    shown = {cell.id: shown_state(store, cell) for cell in cells}
+    counts = Counter(shown.values())
+    parts = ", ".join(f"{count} {state}" for state, count in counts.most_common())
+    driver = store.driver()
+    lines = [
+        f"{store.read_study()['name']}: {len(cells)} cells: {parts}",
+        f"run by {driver}" if driver else "no driver is running it",
+    ]
+    failed = [cell for cell in cells if shown[cell.id] == CellState.FAILED]
+    lines += [f"failed: {cell.id}: {cell.reason()} (see {cell.error_file})" for cell in failed]
+    running = [cell for cell in cells if shown[cell.id] == "running"]
+    return Group(*lines, *([cells_table(store, running)] if running else []))
+
+
+def cells_table(store: Store, cells: Sequence[StoredCell]) -> Table:
+    """Return a row a cell: what it is, how far it is and what it reached."""
+    table = Table(box=None, pad_edge=False)
+    for column in ("cell", "state", "epoch", "loss", "accuracy"):
+        table.add_column(column, no_wrap=True)
+    for cell in cells:
+        report = cell.last_report()
+        table.add_row(
+            cell.id,
+            shown_state(store, cell),
+            f"{report['epoch']}/{report['epochs']}" if report else "",
+            f"{report['loss']:.3f}" if report.get("loss") is not None else "",
+            _reached(cell, report.get("best_accuracy")),
+        )
+    return table
+
+
+def shown_state(store: Store, cell: StoredCell) -> str:
+    """Return the cell's state, `running` where a live driver's cell has just reported."""
+    state = cell.state()
+    recent = cell.last_report().get("time", 0.0) > time.time() - SECONDS_BETWEEN_REPORTS
+    if state is CellState.INTERRUPTED and recent and store.driver():
+        return "running"
+    return str(state)
+
+
+def describe(selection: Selection, options: Options, console: Console) -> None:
+    """Print the cells a launch would work on and what that would take; start nothing."""
+    from orchestrator.preflight import training_macs  # Imports torch and timm.
+
+    store, cells = selection.store, selection.selected
+    macs = training_macs(selection.unfinished(), options.data)
+    table = Table(box=None, pad_edge=False)
+    for column in ("cell", "dataset", "method", "capacity", "keep rate", "reserves", "state"):
+        table.add_column(column, no_wrap=True)
+    for cell in cells:
+        reserved = selection.study.reserved(cell.capacity)
+        table.add_row(
+            cell.id,
+            cell.dataset,
+            cell.method,
+            cell.capacity,
+            f"{cell.keep_rate:g}",
+            f"{reserved.cpu:g} CPU, {reserved.gpu:g} GPU",
+            str(store.cell(cell.id).state()),
+        )
+    console.print(table)
+    counts = Counter(store.cell(cell.id).state() for cell in cells)
+    states = ", ".join(f"{count} {state}" for state, count in counts.most_common())
+    console.print(f"{len(cells)} cells: {states}", highlight=False)
+    hours = sum(macs.values()) / ASSUMED_MACS_PER_SECOND / 3600
+    console.print(
+        f"left to train: {sum(macs.values()):.3g} multiply-accumulates, about {hours:.2g} GPU "
+        f"hours at an assumed {ASSUMED_MACS_PER_SECOND:.0e} a second and GPU",
+        highlight=False,
+    )
+
+
+def _reached(cell: StoredCell, best_accuracy: float | None) -> str:
+    metrics = cell.evaluation() if cell.state() is CellState.DONE else None
+    if metrics is not None:
+        return f"{metrics['metric']} {metrics['accuracy']:.2f} %"
+    return f"{best_accuracy:.2f} %" if best_accuracy is not None else ""

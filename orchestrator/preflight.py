@@ -1,0 +1,67 @@
+"""What can be known to go wrong is said before anything starts, not in the 40th cell."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+import reduction
+from orchestrator.errors import UserError
+from trainables.cell import Cell
+from trainables.data import open_dataset
+from trainables.data.base import ImageDataset
+from trainables.host import build_host
+
+TRAINING_PASSES = 3
+"""A backward pass costs about two forward passes."""
+
+
+def training_macs(cells: Sequence[Cell], data: Path | None) -> dict[str, float]:
+    """Open every dataset and fit every method to its host, without weights.
+
+    Returns:
+        The multiply-accumulates that training each cell takes, by cell id.
+
+    Raises:
+        UserError: A dataset is missing or broken, or a method does not fit its host.
+    """
+    datasets = {name: _open(name, data) for name in sorted({cell.dataset for cell in cells})}
+    return {cell.id: _training_macs(cell, datasets[cell.dataset]) for cell in cells}
+
+
+def dataset_root(name: str, data: Path | None) -> Path | None:
+    """Return the folder of one dataset: `DATA/NAME` where it exists, else `DATA` itself."""
+    if data is None:
+        return None
+    return data / name if (data / name).is_dir() else data
+
+
+def _open(name: str, data: Path | None) -> ImageDataset:
+    root = dataset_root(name, data)
+    try:
+        return open_dataset(name, root)
+    except (ValueError, OSError) as error:
+        hint = "" if data else " (give its folder with --data DIR)"
+        raise UserError(f"{error}{hint}") from error
+
+
+def _training_macs(cell: Cell, dataset: ImageDataset) -> float:
+    try:
+        with torch.device("meta"):
+            host = build_host(
+                cell.host,
+                num_classes=len(dataset.class_names),
+                pretrained=False,
+                image_size=cell.recipe.image_size,
+            )
+            model = reduction.reduce(
+                host,
+                cell.method,
+                keep_rate=cell.keep_rate,
+                reduction_loc=cell.reduction_loc,
+                **cell.options,
+            )
+    except (TypeError, ValueError) as error:
+        raise UserError(f"cell {cell.id}: {error}") from error
+    macs: float = reduction.flops(model).macs
+    return macs * TRAINING_PASSES * cell.recipe.epochs * len(dataset.train)

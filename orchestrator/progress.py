@@ -1,0 +1,147 @@
+"""What a run tells while it works: a live view on a terminal, one line a minute elsewhere."""
+
+import time
+from collections import Counter
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from orchestrator.store import CellState
+
+QUIET_SECONDS = 60.0
+RUNNING = "running"
+EVALUATING = "evaluating"
+STYLES = {"done": "green", "failed": "bold red", RUNNING: "cyan", EVALUATING: "blue"}
+ROWS_SHOWN = 12
+
+
+class Progress:
+    """States of a study's cells, drawn as they change.
+
+    Args:
+        console: Where to draw.
+        study: Name of the study.
+        states: State of every cell at the start, by id.
+        work: Expected training work of every cell still to be trained, in any one unit, by id.
+        quiet: Say nothing but notes.
+    """
+
+    def __init__(
+        self,
+        console: Console,
+        study: str,
+        states: Mapping[str, CellState],
+        work: Mapping[str, float],
+        *,
+        quiet: bool = False,
+    ) -> None:
+        self._console = console
+        self._study = study
+        self._states: dict[str, str] = {cell: str(state) for cell, state in states.items()}
+        self._work = dict(work)
+        self._reports: dict[str, dict[str, Any]] = {}
+        self._started = time.monotonic()
+        self._told = self._started
+        self._worked = 0.0
+        self._quiet = quiet
+        self._live: Live | None = None
+
+    def __enter__(self) -> Self:
+        if self._console.is_terminal and not self._quiet:
+            self._live = Live(console=self._console, transient=True, auto_refresh=False)
+            self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def note(self, text: str) -> None:
+        """Print a line that stays."""
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def set_state(self, cell: str, state: str) -> None:
+        """Record that a cell is now in another state."""
+        self._states[cell] = state
+        if state != RUNNING:
+            self._reports.pop(cell, None)
+
+    def report(self, cell: str, report: dict[str, Any]) -> None:
+        """Record what a running cell reports."""
+        before = self._reports.get(cell, {}).get("step", report.get("first_step", 0))
+        self._worked += (
+            self._work.get(cell, 0.0) * (report["step"] - before) / report["total_steps"]
+        )
+        self._reports[cell] = report
+
+    def tick(self) -> None:
+        """Draw; off a terminal only when a minute has passed."""
+        if self._live is not None:
+            self._live.update(Group(self._headline(), self._table()), refresh=True)
+        elif not self._quiet and time.monotonic() - self._told >= QUIET_SECONDS:
+            self._told = time.monotonic()
+            self.note(self._headline().plain)
+
+    def summary(self) -> str:
+        """Return the cells counted by state, such as `5 done, 2 running, 16 pending`."""
+        counts = Counter(self._states.values())
+        order = [*STYLES, *(str(state) for state in CellState)]
+        return ", ".join(f"{counts[s]} {s}" for s in dict.fromkeys(order) if counts[s])
+
+    def _headline(self) -> Text:
+        speed = sum(report["images_per_second"] for report in self._reports.values())
+        parts = [f"{self._study}: {len(self._states)} cells: {self.summary()}"]
+        if speed:
+            parts.append(f"{speed:,.0f} images/s")
+        parts.append(f"{_duration(time.monotonic() - self._started)} so far")
+        if (left := self._seconds_left()) is not None:
+            parts.append(f"about {_duration(left)} left")
+        return Text(" · ".join(parts))
+
+    def _seconds_left(self) -> float | None:
+        unfinished = {c: w for c, w in self._work.items() if self._states[c] not in _ENDED}
+        if not self._worked or not unfinished:
+            return None
+        in_progress = sum(
+            unfinished.get(cell, 0.0) * report["step"] / report["total_steps"]
+            for cell, report in self._reports.items()
+        )
+        left = sum(unfinished.values()) - in_progress
+        return left / self._worked * (time.monotonic() - self._started)
+
+    def _table(self) -> Table:
+        table = Table(box=None, pad_edge=False)
+        for column in ("cell", "epoch", "loss", "metric", "images/s"):
+            table.add_column(column, justify="left" if column == "cell" else "right")
+        for cell, report in list(self._reports.items())[:ROWS_SHOWN]:
+            accuracy = report["accuracy"]
+            table.add_row(
+                cell,
+                f"{report['step'] / max(report['total_steps'], 1) * report['epochs']:.1f}"
+                f"/{report['epochs']}",
+                f"{report['loss']:.3f}" if report["loss"] is not None else "",
+                f"{report['metric']} {accuracy:.1f} %" if accuracy is not None else "",
+                f"{report['images_per_second']:,.0f}",
+            )
+        return table
+
+
+_ENDED = {str(CellState.DONE), str(CellState.TRAINED), str(CellState.FAILED), EVALUATING}
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    if seconds < 3600:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

@@ -1,0 +1,28 @@
+"""Cells of the store as the analysis sees them."""
+
+from analysis.records import CellRecord
+from orchestrator.store import CellState, StoredCell
+from reduction import METHODS
+
+
+def record_of(stored: StoredCell) -> CellRecord:
+    """Return identity, state and metrics of a stored cell."""
+    cell = stored.cell()
+    method = METHODS[cell.method]
+    state = stored.state()
+    report = stored.last_report()
+    return CellRecord(
+        cell_id=cell.id,
+        dataset=cell.dataset,
+        method=cell.method,
+        family=method.family,
+        capacity=cell.capacity,
+        keep_rate=cell.keep_rate,
+        stages=cell.reduction_loc,
+        seed=cell.seed,
+        meets_every_rate=not method.fixed_budget,
+        state=str(state),
+        metrics=(stored.evaluation() or {}) if state is CellState.DONE else {},
+        error=stored.error(),
+        progress={"epoch": report.get("epoch", 0), "epochs": cell.recipe.epochs},
+    )

@@ -1,0 +1,108 @@
+"""One launch of a study: find out what is left to do, do it, and say how it stands."""
+
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from orchestrator.interrupts import Interrupts
+from orchestrator.progress import Progress
+from orchestrator.provenance import provenance
+from orchestrator.selection import Options, Selection, select
+from orchestrator.store import CellState
+from orchestrator.work import left_to_do, refresh_report
+from trainables.cell import Cell
+
+ALL_DONE, SOME_FAILED, INTERRUPTED = 0, 1, 130
+
+
+def run_study(options: Options, console: Console) -> int:
+    """Bring a study as far as it will go and return the exit status.
+
+    Raises:
+        UserError: Something in the options, the study or the environment has to be mended first.
+    """
+    selection = select(options)
+    store = selection.store
+    macs = _training_macs(selection.unfinished(), options)
+    interrupts = Interrupts(store.stop_file)
+    with store.lock(), interrupts.handled():
+        store.create(selection.study.model_dump(mode="json") | provenance(), selection.cells)
+        if _repair(selection, console):
+            macs = _training_macs(selection.unfinished(), options)
+        states = {cell.id: store.cell(cell.id).state() for cell in selection.selected}
+        progress = Progress(console, selection.study.name, states, macs, quiet=options.quiet)
+        try:
+            with progress:
+                _do_stages(selection, options, macs, interrupts, progress)
+        except KeyboardInterrupt:
+            interrupts.requested = True
+    return _conclude(selection, options, interrupts, console)
+
+
+def _do_stages(
+    selection: Selection,
+    options: Options,
+    macs: dict[str, float],
+    interrupts: Interrupts,
+    progress: Progress,
+) -> None:
+    work = left_to_do(selection, options, progress.note)
+    if work:
+        from orchestrator.launch import Launch  # Imports Ray, which a finished study needs not.
+
+        Launch(selection, options, work, macs, interrupts, progress).go()
+    if "report" in options.stages and not interrupts.requested:
+        refresh_report(selection, progress.note)
+
+
+def _training_macs(cells: Sequence[Cell], options: Options) -> dict[str, float]:
+    if not cells or not {"train", "evaluate"} & set(options.stages):
+        return {}
+    from orchestrator.preflight import training_macs  # Imports torch and timm.
+
+    return training_macs(cells, options.data)
+
+
+def _repair(selection: Selection, console: Console) -> bool:
+    """Remove and name whatever is damaged in the store; tell whether there was any."""
+    damaged = [
+        error for cell in selection.cells for error in selection.store.cell(cell.id).repair()
+    ]
+    for error in damaged:
+        _say(console, f"{error}; it is made again")
+    return bool(damaged)
+
+
+def _conclude(
+    selection: Selection, options: Options, interrupts: Interrupts, console: Console
+) -> int:
+    store = selection.store
+    stored = [store.cell(cell.id) for cell in selection.selected]
+    failed = [cell for cell in stored if cell.state() is CellState.FAILED]
+    others = set(store.cell_ids()) - {cell.id for cell in selection.cells}
+    if others:
+        _say(console, f"{len(others)} cells in {store.path} are no longer in the study; left alone")
+    for cell in failed:
+        _say(console, f"failed: {cell.id}: {cell.reason()} (see {cell.error_file})")
+    done = sum(cell.state() is CellState.DONE for cell in stored)
+    _say(
+        console, f"{selection.study.name}: {done} of {len(stored)} cells done, {len(failed)} failed"
+    )
+    if interrupts.requested:
+        _say(console, f"interrupted; everything is saved. Resume with: {_command()}")
+        return INTERRUPTED
+    if store.report.exists():
+        _say(console, f"report: {store.report}")
+    return SOME_FAILED if failed else ALL_DONE
+
+
+def _command() -> str:
+    """Return the command line of this process, to be typed again."""
+    return shlex.join([Path(sys.executable).name, *sys.argv])
+
+
+def _say(console: Console, line: str) -> None:
+    console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,69 @@
+"""What a launch is about: the options given, the study, and the cells selected from it."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+
+from orchestrator.errors import UserError, not_one_of
+from orchestrator.store import CellState, Store
+from orchestrator.study import Study, expand, load_study
+from trainables.cell import Cell
+
+STAGES = ("train", "evaluate", "compare", "report")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What the command line says; see `tokensweep run --help`."""
+
+    study: str = "demo"
+    storage: Path = Path("runs")
+    data: Path | None = None
+    address: str | None = None
+    settings: Sequence[str] = ()
+    only: Sequence[str] = ()
+    stages: Sequence[str] = STAGES
+    dry_run: bool = False
+    retry_failed: bool = False
+    max_concurrent: int | None = None
+    verbose: bool = False
+    quiet: bool = False
+
+
+@dataclass(frozen=True)
+class Selection:
+    """A study, its cells, and those of them that this launch is about."""
+
+    study: Study
+    cells: Sequence[Cell]
+    selected: Sequence[Cell]
+    store: Store
+
+    def unfinished(self) -> list[Cell]:
+        """Return the selected cells that are not done."""
+        return [
+            cell for cell in self.selected if self.store.cell(cell.id).state() is not CellState.DONE
+        ]
+
+
+def select(options: Options) -> Selection:
+    """Read the study and find its store.
+
+    Raises:
+        UserError: The study or an option is not valid.
+    """
+    for stage in options.stages:
+        if stage not in STAGES:
+            raise not_one_of("--stages", stage, STAGES)
+    study = load_study(options.study, options.settings)
+    cells = expand(study)
+    selected = [cell for cell in cells if _matches(cell.id, options.only)]
+    if not selected:
+        raise UserError(f"--only {' '.join(options.only)} matches none of the {len(cells)} cells")
+    return Selection(study, cells, selected, Store(options.storage / study.name))
+
+
+def _matches(cell_id: str, globs: Iterable[str]) -> bool:
+    globs = list(globs)
+    return not globs or any(fnmatch(cell_id, glob) for glob in globs)

@@ -1,0 +1,57 @@
+"""The study's tables as files, and what tells whether they are up to date."""
+
+import io
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+
+from orchestrator.store import CellState, Store, StoredCell
+from trainables.files import digest, read_checked, read_sealed_json, write_atomic, write_sealed_json
+
+TABLES = (
+    "results",
+    "pruning",
+    "merging",
+    "features",
+    "tokens",
+    "depth_maps",
+    "heatmaps",
+)
+
+
+def tables_are_current(store: Store, cells: Sequence[StoredCell]) -> bool:
+    """Tell whether the tables are whole and made from just these cells as they are now."""
+    record = read_sealed_json(store.tables / "inputs.json")
+    if record is None or record["inputs"] != fingerprint(cells):
+        return False
+    for name, expected in record["files"].items():
+        read_checked(store.tables / name, expected)
+    return True
+
+
+def fingerprint(cells: Sequence[StoredCell]) -> dict[str, str]:
+    """Return what tables and report depend on: each cell's state, or its evaluation if done."""
+    return {
+        cell.id: cell.evaluation_digest() if state is CellState.DONE else str(state)
+        for cell in cells
+        for state in [cell.state()]
+    }
+
+
+def publish_tables(
+    store: Store, tables: Mapping[str, pd.DataFrame], inputs: Mapping[str, str]
+) -> None:
+    """Write every table, then the record that vouches for them and names their `inputs`."""
+    files = {}
+    for name, frame in tables.items():
+        buffer = io.BytesIO()
+        frame.to_parquet(buffer, index=False)
+        write_atomic(store.tables / f"{name}.parquet", buffer.getvalue())
+        files[f"{name}.parquet"] = digest(buffer.getvalue())
+    write_sealed_json(store.tables / "inputs.json", {"inputs": dict(inputs), "files": files})
+
+
+def read_tables(store: Store) -> dict[str, pd.DataFrame]:
+    """Return the tables that exist, by name."""
+    paths = {name: store.tables / f"{name}.parquet" for name in TABLES}
+    return {name: pd.read_parquet(path) for name, path in paths.items() if path.exists()}

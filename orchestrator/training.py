@@ -1,0 +1,194 @@
+"""The training stage: one Tune experiment over the cells that are not trained yet."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+from ray.tune.experiment import Trial
+
+from orchestrator.cluster import Cluster
+from orchestrator.errors import UserError
+from orchestrator.interrupts import Interrupts
+from orchestrator.preflight import dataset_root
+from orchestrator.progress import RUNNING, Progress
+from orchestrator.search import CellSearch
+from orchestrator.store import CellState, Store
+from orchestrator.study import Study
+from trainables.cell import Cell
+from trainables.trainable import FinetuneTrainable
+
+RETRIES = 2
+"""How often a cell that fails is tried again, from its last state, before it is given up."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """What the training stage needs to know."""
+
+    store: Store
+    cluster: Cluster
+    study: Study
+    data: Path | None
+    work: Mapping[str, float]
+    """Expected work of each cell, in any one unit, by id."""
+    given_up_once: frozenset[str]
+    """Ids of cells that have used up their retries in an earlier launch: tried only once."""
+    max_concurrent: int | None
+
+    def run(
+        self,
+        cells: Sequence[Cell],
+        *,
+        interrupts: Interrupts,
+        progress: Progress,
+        on_trained: Callable[[str], None],
+        on_tick: Callable[[], None],
+    ) -> None:
+        """Train the cells; their states in the store tell how it went.
+
+        Args:
+            cells: What is not trained yet.
+            interrupts: When requested, running cells save and end and no other begins.
+            progress: Told of everything that happens.
+            on_trained: Called with the id of every cell as it becomes trained.
+            on_tick: Called over and over while cells train.
+        """
+        search = CellSearch(
+            cost=lambda config: self.work[config["cell_id"]],
+            retries=lambda config: 0 if config["cell_id"] in self.given_up_once else RETRIES,
+            stopping=lambda: interrupts.requested,
+            max_concurrent=self.max_concurrent,
+        )
+        configs = [self.trial_config(cell) for cell in cells]
+        tuner = tune.Tuner(
+            FinetuneTrainable,
+            param_space={"trial": tune.grid_search(configs)},
+            tune_config=tune.TuneConfig(
+                search_alg=search,
+                # A new process imports torch and timm for seconds; on a GPU it is worth that, for
+                # a clean CUDA state.
+                reuse_actors=not self.cluster.gpus,
+                trial_name_creator=_cell_id,
+                trial_dirname_creator=_cell_id,
+            ),
+            run_config=tune.RunConfig(
+                name=f"launch-{time.time_ns()}",
+                storage_path=str((self.store.path / "tune").absolute()),
+                callbacks=[TrialObserver(self.store, progress, on_trained, on_tick)],
+                # The store keeps every state; Tune's checkpoints would be second copies.
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+                verbose=0,
+            ),
+        )
+        tuner.fit()
+
+    def trial_config(self, cell: Cell) -> dict[str, Any]:
+        """Return the Tune configuration of a cell's trial.
+
+        Raises:
+            UserError: The cluster can never fulfil what the cell's capacity asks for.
+        """
+        wanted = self.study.reserved(cell.capacity)
+        gpu = wanted.gpu if self.cluster.gpus else 0.0
+        if wanted.cpu > self.cluster.cpus or gpu > self.cluster.gpus:
+            raise UserError(
+                f"resources.{cell.capacity} asks for {wanted.cpu:g} CPUs and {gpu:g} GPUs, "
+                f"but there is only {self.cluster}"
+            )
+        root = dataset_root(cell.dataset, self.data)
+        return {
+            "cell_id": cell.id,
+            "cell": cell.model_dump(mode="json"),
+            "folder": str(self.store.cell(cell.id).path.absolute()),
+            "stop_file": str(self.store.stop_file.absolute()),
+            "data_root": str(root.absolute()) if root else None,
+            "threads": max(1, int(wanted.cpu)),
+            "cpu": wanted.cpu,
+            "gpu": gpu,
+        }
+
+
+class TrialObserver(tune.Callback):
+    """Turns what Tune tells of trials into states of cells."""
+
+    def __init__(
+        self,
+        store: Store,
+        progress: Progress,
+        on_trained: Callable[[str], None],
+        on_tick: Callable[[], None],
+    ) -> None:
+        self._store = store
+        self._progress = progress
+        self._on_trained = on_trained
+        self._on_tick = on_tick
+
+    def on_trial_start(
+        self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
+    ) -> None:
+        """Show the cell as running, and no longer as failed."""
+        self._store.cell(trial.trial_id).clear_error()
+        self._progress.set_state(trial.trial_id, RUNNING)
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
+    ) -> None:
+        """Show what the cell has reached."""
+        self._progress.report(trial.trial_id, result)
+
+    def on_trial_complete(
+        self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
+    ) -> None:
+        """Hand a trained cell on; a cell that was interrupted has only been saved."""
+        if trial.last_result.get("interrupted"):
+            self._progress.set_state(trial.trial_id, CellState.INTERRUPTED)
+        if trial.last_result.get("finished"):
+            self._on_trained(trial.trial_id)
+
+    def on_trial_recover(
+        self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
+    ) -> None:
+        """Keep a record of every attempt that failed and is followed by another."""
+        reason = _reason(trial)
+        event = {"event": "attempt failed", "attempt": trial.num_failures, "error": reason}
+        self._store.cell(trial.trial_id).append_log(event)
+        self._progress.note(
+            f"{trial.trial_id}: attempt {trial.num_failures} failed, "
+            f"going on from its last state ({_last_line(reason)})"
+        )
+
+    def on_trial_error(
+        self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
+    ) -> None:
+        """Declare the cell failed."""
+        stored = self._store.cell(trial.trial_id)
+        reason = _reason(trial)
+        stored.append_log({"event": "failed", "attempt": trial.num_failures, "error": reason})
+        stored.write_error(f"training failed {trial.num_failures} times; the last time:\n{reason}")
+        self._progress.set_state(trial.trial_id, CellState.FAILED)
+        self._progress.note(
+            f"{trial.trial_id}: failed ({_last_line(reason)}); see {stored.path / 'error.txt'}"
+        )
+
+    def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+        """Let the other work go on."""
+        self._on_tick()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune stores its callbacks for a restore, which a launch never does.
+
+
+def _cell_id(trial: Trial) -> str:
+    return str(trial.trial_id)
+
+
+def _reason(trial: Trial) -> str:
+    error = trial.get_error()
+    return str(error) if error else "the process that trained it died"
+
+
+def _last_line(text: str) -> str:
+    return text.strip().splitlines()[-1][:200]

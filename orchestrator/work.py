@@ -1,0 +1,61 @@
+"""What a launch has left to do, as the store tells."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from orchestrator.reporting import report_is_current, write_report
+from orchestrator.selection import Options, Selection
+from orchestrator.store import CellState, StoredCell
+from orchestrator.tables import tables_are_current
+from trainables.cell import Cell
+from trainables.files import DamagedFileError
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is left that needs Ray."""
+
+    train: list[Cell]
+    evaluate: list[Cell]
+    compare: bool
+
+    def __bool__(self) -> bool:
+        return bool(self.train or self.evaluate or self.compare)
+
+
+def left_to_do(selection: Selection, options: Options, say: Say) -> Work:
+    """Return what the stages asked for still have to do."""
+    unfinished = selection.unfinished()
+    trained = {cell.id for cell in unfinished if selection.store.cell(cell.id).result()}
+    train = [cell for cell in unfinished if cell.id not in trained]
+    evaluate = [cell for cell in unfinished if cell.id in trained]
+    cells = stored_cells(selection)
+    comparable = bool(unfinished) or any(cell.state() is CellState.DONE for cell in cells)
+    current = not unfinished and _is_whole(lambda: tables_are_current(selection.store, cells), say)
+    return Work(
+        train=train if "train" in options.stages else [],
+        evaluate=evaluate if "evaluate" in options.stages else [],
+        compare="compare" in options.stages and comparable and not current,
+    )
+
+
+def refresh_report(selection: Selection, say: Say) -> None:
+    """Write the page again unless it is whole and shows the study as it is."""
+    cells = stored_cells(selection)
+    if not _is_whole(lambda: report_is_current(selection.store, cells), say):
+        write_report(selection.store, cells)
+
+
+def stored_cells(selection: Selection) -> list[StoredCell]:
+    """Return all cells of the study as the store holds them."""
+    return [selection.store.cell(cell.id) for cell in selection.cells]
+
+
+def _is_whole(check: Callable[[], bool], say: Say) -> bool:
+    try:
+        return check()
+    except DamagedFileError as error:
+        say(f"{error}; it is made again")
+        return False
