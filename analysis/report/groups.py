@@ -1,0 +1,55 @@
+"""How the report divides the cells of a study over its panels."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from analysis.records import CellRecord
+
+Groups = dict[str, list[CellRecord]]
+
+
+def evaluated(records: Sequence[CellRecord]) -> list[CellRecord]:
+    """Return the cells whose accuracy is known."""
+    return [record for record in records if record.metrics.get("accuracy") is not None]
+
+
+def by_setting(records: Sequence[CellRecord]) -> Groups:
+    """Group cells by dataset, capacity and, if the study varies them, reduction blocks."""
+    several = len({record.stages for record in records}) > 1
+    groups: Groups = {}
+    for record in records:
+        blocks = f"blocks {', '.join(map(str, record.stages))}" if several else ""
+        title = " · ".join(filter(None, (record.dataset, record.capacity, blocks)))
+        groups.setdefault(title, []).append(record)
+    return groups
+
+
+def group(records: Sequence[CellRecord], field: str) -> dict[Any, list[CellRecord]]:
+    """Group cells by one of their fields, in the order in which its values appear."""
+    groups: dict[Any, list[CellRecord]] = {}
+    for record in records:
+        groups.setdefault(getattr(record, field), []).append(record)
+    return groups
+
+
+def rates_of(records: Sequence[CellRecord]) -> list[float]:
+    """Keep rates of the cells, ascending."""
+    return sorted({record.keep_rate for record in records})
+
+
+def cells_at_rate(records: Sequence[CellRecord], rate: float) -> list[CellRecord]:
+    """Cells run at a keep rate, and those that meet it all the same: see `meets_every_rate`."""
+    own = [record for record in records if record.keep_rate == rate]
+    methods = {record.method for record in own}
+    free = [r for r in records if r.meets_every_rate and r.method not in methods]
+    return own + free
+
+
+def images_used(records: Sequence[CellRecord]) -> str:
+    """Say on how many images the cells of each dataset were evaluated."""
+    counts = {
+        dataset: sorted({r.metrics["images"] for r in cells if "images" in r.metrics})
+        for dataset, cells in group(records, "dataset").items()
+    }
+    named = [f"{', '.join(map(str, n))} ({dataset})" for dataset, n in counts.items() if n]
+    return "; ".join(named) or "not recorded"

@@ -1,0 +1,150 @@
+"""The report's sections on reduction patterns: each takes cells and tables and returns HTML."""
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from analysis.records import CellRecord
+from analysis.report import charts, markup, pixels
+from analysis.report.groups import by_setting, cells_at_rate, rates_of
+from analysis.report.style import BASELINE, ordered_methods
+
+Tables = Mapping[str, pd.DataFrame]
+
+NOTHING_COMPARED = "No two cells have been compared yet."
+
+
+def token_depth(records: Sequence[CellRecord], tables: Tables) -> str:
+    """Token-depth maps, methods down and keep rates across."""
+    table = tables.get("depth_maps", pd.DataFrame())
+    maps = {} if table.empty else _maps(table)
+    mapped = [r for r in records if r.cell_id in maps and r.family != BASELINE]
+    if not mapped:
+        content = markup.empty("No cell whose method drops patches has been evaluated yet.")
+        return markup.section("depth", "Token depth", content)
+    values = [maps[record.cell_id] for record in mapped]
+    low, high = min(m.min() for m in values), max(m.max() for m in values)
+    high = max(high, low + 1)  # All constant: any scale will do.
+    settings = {title: _map_grid(c, maps, low, high) for title, c in by_setting(mapped).items()}
+    scale = (
+        f'<div class="scale">{low:.1f}<span style="background:linear-gradient(90deg,'
+        f'{pixels.CSS_GRADIENT})"></span>{high:.1f}</div>'
+    )
+    images = ", ".join(str(n) for n in sorted(table["images"].unique()))
+    caption = (
+        "How deep every patch of the grid lives: the mean, over images, of the block at which it "
+        "was dropped (the number of blocks if it never was). Yellow patches are kept longest; the "
+        "number is the mean over the grid, in blocks. Methods that only merge have no depth. "
+        f"Computed on all evaluation images of each cell ({images})."
+    )
+    content = markup.figure(scale + markup.views(settings, "Cells of"), caption)
+    return markup.section("depth", "Token depth", content)
+
+
+class _Measure(NamedTuple):
+    """A matrix of the similarity section."""
+
+    table: str
+    place: str
+    value: str
+    alike: float
+    title: str
+    caption: str
+
+
+_MEASURES = (
+    _Measure(
+        "pruning", "stage", "iou_mean", 1, "Kept patches: IoU",
+        "Intersection over union of the patches two pruning methods keep in the same image, mean "
+        "over images; 1 (yellow) is the same patches.",
+    ),
+    _Measure(
+        "merging", "stage", "v_measure_mean", 1, "Groups of patches: V-measure",
+        "V-measure of the groups two merging methods make of the same image, mean over images; 1 "
+        "(yellow) is the same groups.",
+    ),
+    _Measure(
+        "features", "block", "cka", 0, "CLS features at the last block: linear CKA distance",
+        "Linear CKA distance of the CLS features after the last block; 0 (yellow) is the same "
+        "up to rotation and scale.",
+    ),
+)  # fmt: skip
+
+
+def similarity(records: Sequence[CellRecord], tables: Tables) -> str:
+    """Matrices of how alike methods are at the same keep rate."""
+    figures = [_matrices(records, tables, measure) for measure in _MEASURES]
+    content = "".join(figures) or markup.empty(NOTHING_COMPARED)
+    return markup.section("similarity", "Similarity of methods", content)
+
+
+def _matrices(records: Sequence[CellRecord], tables: Tables, measure: _Measure) -> str:
+    table = tables.get(measure.table, pd.DataFrame())
+    if table.empty:
+        return ""
+    rows = table[(table["comparison"] == "models") & table[measure.value].notna()]
+    methods = ordered_methods(records)
+    found = {}
+    for title, cells in by_setting(records).items():
+        for rate in rates_of([cell for cell in cells if cell.family != BASELINE]):
+            ids = {record.cell_id for record in cells_at_rate(cells, rate)}
+            inside = rows[rows["cell_a"].isin(ids) & rows["cell_b"].isin(ids)]
+            plots = _panels(inside, measure, methods)
+            if plots:
+                found[f"{title} · keep rate {rate:g}"] = markup.panels(plots)
+    if not found:
+        return ""
+    images = ", ".join(str(n) for n in sorted(rows["images"].unique()))
+    caption = f"{measure.caption} Rows are A, columns B. Computed on {images} images a pair."
+    heading = f"<h3>{escape(measure.title)}</h3>"
+    return heading + markup.figure(markup.views(found, "Cells of"), caption)
+
+
+def _panels(rows: pd.DataFrame, measure: _Measure, methods: Sequence[str]) -> list[str]:
+    """One matrix for every stage; of features only the last block's."""
+    places = sorted(rows[measure.place].unique())
+    if measure.place == "block":
+        places = places[-1:]
+    return [
+        markup.chart(
+            charts.matrix(
+                rows[rows[measure.place] == place], measure.value, methods, alike=measure.alike
+            ),
+            f"after block {place}",
+        )
+        for place in places
+    ]
+
+
+def _maps(table: pd.DataFrame) -> dict[str, np.ndarray]:
+    """Mean depth maps by cell id, each [rows, columns]."""
+    return {
+        str(cell): rows.pivot(index="row", columns="column", values="depth_mean").to_numpy()
+        for cell, rows in table.groupby("cell_id")
+    }
+
+
+def _map_grid(
+    cells: Sequence[CellRecord], maps: Mapping[str, np.ndarray], low: float, high: float
+) -> str:
+    """A table of small maps: a row a method, a column a keep rate, the mean over seeds."""
+    rates = rates_of(cells)
+    rows = []
+    for method in ordered_methods(cells):
+        row = [f"<b>{escape(method)}</b>"]
+        for rate in rates:
+            mine = [maps[c.cell_id] for c in cells if (c.method, c.keep_rate) == (method, rate)]
+            row.append(
+                _map(np.mean(mine, axis=0), f"{method} at {rate:g}", low, high) if mine else ""
+            )
+        rows.append(row)
+    return markup.table(["", *(f"{rate:g}" for rate in rates)], rows, name="maps")
+
+
+def _map(values: np.ndarray, name: str, low: float, high: float) -> str:
+    text = escape(f"{name}: mean depth {values.mean():.2f} of the blocks", quote=True)
+    uri = pixels.heat_map_uri(values, low, high)
+    return f'<img src="{uri}" alt="{text}" title="{text}"><small>{values.mean():.2f}</small>'

@@ -1,0 +1,161 @@
+"""The report's sections on results: each takes the study's cells and returns HTML."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from html import escape
+from statistics import fmean
+
+from analysis.records import CellRecord
+from analysis.report import charts, markup
+from analysis.report.groups import by_setting, evaluated, group, images_used, rates_of
+from analysis.report.style import BASELINE, legend, method_styles
+
+NOTHING_EVALUATED = "No cell has been evaluated yet."
+STATES = ("done", "running", "trained", "interrupted", "pending", "failed", "damaged")
+"""Order of the states in the summary; others follow."""
+
+
+def summary(records: Sequence[CellRecord]) -> str:
+    """Cells by state, and the best cell of every dataset and capacity."""
+    counts = Counter(record.state for record in records)
+    states = [state for state in STATES if counts[state]]
+    states += sorted(set(counts) - set(states))
+    tiles = "".join(
+        f'<div class="tile"><b>{counts[state]}</b><i class="state {escape(state)}">'
+        f"{escape(state)}</i></div>"
+        for state in states
+    )
+    bar = "".join(
+        f'<span class="state {escape(state)}" style="flex:{counts[state]}"></span>'
+        for state in states
+    )
+    total = f'<div class="tile"><b>{len(records)}</b>cells</div>'
+    head = f'<div class="tiles">{total}{tiles}</div><div class="bar" aria-hidden="true">{bar}</div>'
+    return markup.section("summary", "Summary", head + _best_cells(evaluated(records)))
+
+
+def accuracy(records: Sequence[CellRecord]) -> str:
+    """Accuracy against keep rate and against cost."""
+    done = evaluated(records)
+    if not done:
+        return markup.section("accuracy", "Accuracy", markup.empty(NOTHING_EVALUATED))
+    styles = method_styles(records)
+    rates = rates_of([record for record in done if record.family != BASELINE] or done)
+    by_rate = [
+        markup.chart(charts.accuracy_by_rate(cells, styles, rates), title)
+        for title, cells in by_setting(done).items()
+    ]
+    by_cost = [
+        markup.chart(charts.accuracy_by_cost(cells, styles), dataset)
+        for dataset, cells in group(done, "dataset").items()
+    ]
+    images = images_used(done)
+    content = (
+        f'<div class="legend" title="Click to hide or show">{legend(records)}</div>'
+        + markup.figure(
+            markup.panels(by_rate),
+            "Accuracy of each cell's best weights against its keep rate; the dotted line is the "
+            "model without reduction. Read off how much each method loses as fewer tokens are "
+            "kept. A point is the mean over seeds, a bar their range. "
+            f"Computed on all evaluation images: {images}.",
+        )
+        + markup.figure(
+            markup.panels(by_cost),
+            "The same accuracies against the multiply-accumulate operations of an image (what "
+            "papers call GFLOPs), counted from the real tokens at every stage. Up and to the left "
+            "is better. A line joins the keep rates of a method and capacity; larger markers are "
+            f"larger capacities. Computed on all evaluation images: {images}.",
+        )
+    )
+    return markup.section("accuracy", "Accuracy", content)
+
+
+def cells(records: Sequence[CellRecord]) -> str:
+    """Every cell with its state, to be sorted and filtered."""
+    columns = ("Dataset", "Capacity", "Method", "State", "Note", "Keep rate", "Seed", "Epoch",
+               "Accuracy", "GMACs", "Tokens", "Images/s")  # fmt: skip
+    states = "".join(
+        f"<option>{escape(state)}</option>" for state in sorted({r.state for r in records})
+    )
+    controls = (
+        '<div class="controls"><label>Filter <input type="search" placeholder="e.g. tiny topk">'
+        f'</label><label>State <select><option value="">all</option>{states}</select></label>'
+        '<output aria-live="polite"></output></div>'
+    )
+    body = markup.table(columns, [_row(record) for record in records], name="cells", numbers=7)
+    caption = (
+        "Every cell of the study, also those that failed or are not finished; click a heading to "
+        "sort. Accuracy is top-1 or mAP, in percent; tokens are the mean live patch tokens after "
+        "each reduction stage."
+    )
+    return markup.section("cells", "All cells", controls + markup.figure(body, caption))
+
+
+def provenance(records: Sequence[CellRecord], facts: Mapping[str, str]) -> str:
+    """Where the numbers come from."""
+    chosen = sorted({str(r.metrics["select_on"]) for r in records if "select_on" in r.metrics})
+    meaning = {
+        "val": "val (the reported split, as in the published study)",
+        "holdout": "holdout (a part of the training split)",
+    }
+    selected = "; ".join(meaning.get(split, split) for split in chosen)
+    shown = {**facts, **({"best epoch chosen on": selected} if selected else {})}
+    items = "".join(f"<dt>{escape(k)}</dt><dd>{escape(str(v))}</dd>" for k, v in shown.items())
+    return markup.section("provenance", "Provenance", f"<dl>{items}</dl>")
+
+
+def _best_cells(done: Sequence[CellRecord]) -> str:
+    rows = [row for title, cells in by_setting(done).items() if (row := _best(title, cells))]
+    if not rows:
+        return markup.empty(NOTHING_EVALUATED)
+    columns = ("Dataset · capacity", "Best method", "Keep rate", "Accuracy", "vs. baseline",
+               "GMACs", "vs. baseline")  # fmt: skip
+    caption = (
+        "The most accurate cell with reduction of every dataset and capacity, and what it loses "
+        "and saves against the model without reduction (mean over its seeds). "
+        f"Computed on all evaluation images: {images_used(done)}."
+    )
+    return markup.figure(markup.table(columns, rows, name="best", numbers=5), caption)
+
+
+def _best(title: str, records: Sequence[CellRecord]) -> list[str] | None:
+    reduced = [record for record in records if record.family != BASELINE]
+    if not reduced:
+        return None
+    best = max(reduced, key=lambda record: record.metrics["accuracy"])
+    base = [record.metrics for record in records if record.family == BASELINE]
+    base_macs = [metrics["gmacs"] for metrics in base if metrics.get("gmacs")]
+    value, macs = best.metrics["accuracy"], best.metrics.get("gmacs")
+    lost = value - fmean(metrics["accuracy"] for metrics in base) if base else None
+    saved = 100 * (macs / fmean(base_macs) - 1) if base_macs and macs is not None else None
+    return [
+        escape(title),
+        escape(best.method),
+        f"{best.keep_rate:g}",
+        markup.number(value),
+        markup.number(lost, "+.2f"),
+        markup.number(macs, ".3g"),
+        markup.MISSING if saved is None else f"{saved:+.0f} %",
+    ]
+
+
+def _row(record: CellRecord) -> list[str]:
+    metrics, progress = record.metrics, record.progress
+    left = metrics.get("tokens") or {}
+    tokens = " · ".join(f"{left[str(b)]:.4g}" for b in record.stages if str(b) in left)
+    state = escape(record.state)
+    epoch = f"{progress['epoch']}/{progress['epochs']}" if "epoch" in progress else markup.MISSING
+    return [
+        escape(record.dataset),
+        escape(record.capacity),
+        escape(record.method),
+        f'<span class="state {state}">{state}</span>',
+        f'<div class="note">{escape(record.error or "")}</div>',
+        f"{record.keep_rate:g}",
+        str(record.seed),
+        epoch,
+        markup.number(metrics.get("accuracy")),
+        markup.number(metrics.get("gmacs"), ".3g"),
+        tokens or markup.MISSING,
+        markup.number(metrics.get("images_per_second"), ".0f"),
+    ]

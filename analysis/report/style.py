@@ -1,0 +1,78 @@
+"""How methods look: one order and one line style for every figure of a report.
+
+The colours can be told apart with any common colour vision; beyond six methods the marker and
+the dash tell them apart as well.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+from analysis.records import CellRecord
+
+BASELINE = "baseline"
+FAMILIES = (BASELINE, "control", "pruning", "merging", "soft")
+"""Order in which families are listed; others follow."""
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#c98b00", "#4fa8dc")
+DASHES = {"solid": "", "dash": "5 3", "dot": "2 2"}
+"""Plotly's name of a dash -> the same in SVG."""
+SYMBOLS = {
+    "circle": "M11 3a4 4 0 1 0 .01 0z",
+    "square": "M7.5 3.5h7v7h-7z",
+    "diamond": "M11 2l5 5-5 5-5-5z",
+    "triangle-up": "M11 2.5l5 8h-10z",
+    "cross": "M9.5 2h3v3.5H16v3h-3.5V12h-3V8.5H6v-3h3.5z",
+    "triangle-down": "M11 11.5l5-8h-10z",
+    "pentagon": "M11 2l5 4-2 6h-6l-2-6z",
+    "hexagon": "M8.5 3h5l2.5 4-2.5 4h-5L6 7z",
+}
+"""Plotly's name of a marker -> its outline in a 22 x 14 box."""
+INK = "var(--ink)"
+"""The page's text colour, light or dark."""
+
+
+@dataclass(frozen=True)
+class MethodStyle:
+    """Colour, dash and marker of a method."""
+
+    colour: str
+    dash: str
+    symbol: str
+
+
+def ordered_methods(records: Sequence[CellRecord]) -> list[str]:
+    """Methods by family, within a family in the order of the study."""
+    families = {record.method: record.family for record in records}
+    position = {family: place for place, family in enumerate(FAMILIES)}
+    return sorted(families, key=lambda method: position.get(families[method], len(FAMILIES)))
+
+
+def method_styles(records: Sequence[CellRecord]) -> dict[str, MethodStyle]:
+    """Style of every method of a study; baselines are drawn dotted in the text colour."""
+    baselines = {record.method for record in records if record.family == BASELINE}
+    styles = {method: MethodStyle(INK, "dot", "star") for method in sorted(baselines)}
+    dashes, symbols = list(DASHES), list(SYMBOLS)
+    reduced = [method for method in ordered_methods(records) if method not in baselines]
+    for place, method in enumerate(reduced):
+        styles[method] = MethodStyle(
+            COLOURS[place % len(COLOURS)],
+            dashes[place // len(COLOURS) % len(dashes)],
+            symbols[place % len(symbols)],
+        )
+    return styles
+
+
+def legend(records: Sequence[CellRecord]) -> str:
+    """Buttons that name the methods' styles; a click hides or shows a method in all charts."""
+    styles = method_styles(records)
+    return "".join(_button(method, styles[method]) for method in ordered_methods(records))
+
+
+def _button(method: str, style: MethodStyle) -> str:
+    name, colour = escape(method), style.colour
+    line = f'<path d="M0 7h22" stroke="{colour}" stroke-width="2"'
+    line += f' stroke-dasharray="{DASHES[style.dash]}"/>'
+    outline = SYMBOLS.get(style.symbol)
+    marker = f'<path d="{outline}" fill="{colour}"/>' if outline else ""
+    swatch = f'<svg width="22" height="14" aria-hidden="true">{line}{marker}</svg>'
+    return f'<button type="button" data-method="{name}" aria-pressed="true">{swatch}{name}</button>'

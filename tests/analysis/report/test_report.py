@@ -1,0 +1,153 @@
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import pytest
+from plotly import graph_objects
+
+from analysis.report import render
+from analysis.report.pixels import heat_map_uri
+from analysis.report.style import method_styles, ordered_methods
+
+PROVENANCE = {"git commit": "abc <1>", "torch": "2.14.1"}
+
+
+class _Tags(HTMLParser):
+    """Records that every element is closed in order, and all text outside of scripts."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.open, self.text = [], ""
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        if tag not in ("meta", "link", "img", "input", "path"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        if tag != "path":
+            assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open[-1:] != ["script"]:
+            self.text += data
+
+
+@pytest.fixture(scope="module")
+def page(report_records, report_tables):
+    return render("demo & <more>", report_records, report_tables, PROVENANCE)
+
+
+def _figures(page):
+    found = re.findall(r'<script type="application/json">(.*?)</script>', page, re.DOTALL)
+    return [json.loads(text) for text in found]
+
+
+def test_page_is_well_formed_and_says_what_it_should(page, report_records):
+    read = _Tags(page)
+    assert read.open == []
+    for text in ("demo & <more>", "abc <1>", "loss is <nan> at step 12 & epoch 2", "val (the repo"):
+        assert text in read.text
+    assert page.count("<tr><td>digits") >= len(report_records)
+
+
+def test_page_needs_no_network(page):
+    own = page.replace(_plotly(), "")
+    assert "http" not in own
+    assert page.count(_plotly()) == 1
+
+
+def _plotly():
+    from plotly.offline import get_plotlyjs
+
+    return get_plotlyjs()
+
+
+def test_plotly_accepts_every_figure(page):
+    figures = _figures(page)
+    assert len(figures) > 20
+    for figure in figures:
+        text = json.dumps(figure).replace("var(--ink)", "#000000")
+        graph_objects.Figure(json.loads(text))
+
+
+def test_a_method_looks_the_same_in_every_figure(page, report_records):
+    styles = method_styles(report_records)
+    looks = {(style.colour, style.symbol) for style in styles.values()}
+    assert len(looks) == len(styles) == 7
+    for figure in _figures(page):
+        for trace in figure["data"]:
+            if trace["type"] == "scatter":
+                style = styles[trace["meta"]]
+                assert trace["line"] == {"color": style.colour, "dash": style.dash, "width": 2}
+                assert trace["marker"]["symbol"] == style.symbol
+            else:
+                order = [
+                    method for method in ordered_methods(report_records) if method in trace["x"]
+                ]
+                assert trace["x"] == trace["y"] == order
+
+
+def test_methods_are_ordered_by_family(report_records):
+    expected = ["deit", "l2", "topk", "evit", "tome", "dpcknn", "sit"]
+    assert ordered_methods(report_records) == expected
+
+
+def test_accuracy_is_the_mean_over_seeds_with_their_range(report_records):
+    cell = next(r for r in report_records if r.state == "done" and r.method == "topk")
+    seeds = [
+        replace(cell, seed=seed, metrics={**cell.metrics, "accuracy": accuracy})
+        for seed, accuracy in enumerate((80.0, 90.0, 94.0))
+    ]
+    (trace,) = _figures(render("s", seeds, {}, {}))[0]["data"]
+    assert (trace["x"], trace["y"]) == ([cell.keep_rate], [88.0])
+    assert (trace["error_y"]["array"], trace["error_y"]["arrayminus"]) == ([6.0], [8.0])
+
+
+def test_matrices_hold_the_tables_values(page, report_tables):
+    rows = report_tables["pruning"].query(
+        "dataset == 'digits' and capacity_a == 'tiny' and keep_rate_a == 0.5 and keep_rate_b == 0.5"
+        " and stage == 3 and method_a == 'topk' and method_b == 'l2'"
+    )
+    heatmaps = [f["data"][0] for f in _figures(page) if f["data"][0]["type"] == "heatmap"]
+    values = [
+        z[h["y"].index("topk")][h["x"].index("l2")]
+        for h in heatmaps
+        if {"topk", "l2"} <= set(h["x"])
+        for z in [h["z"]]
+    ]
+    assert round(rows["iou_mean"].item(), 4) in values
+
+
+def test_study_without_results_still_has_a_page(report_records):
+    waiting = [replace(r, state="pending", metrics={}, progress={}) for r in report_records]
+    read = _Tags(render("s", waiting, {}, {}))
+    assert "No cell has been evaluated yet." in read.text
+    assert "No two cells have been compared yet." in read.text
+    assert _Tags(render("s", [], {}, {})).open == []
+
+
+def test_names_are_text_wherever_they_appear(report_records, report_tables):
+    evil = '</script><b>"x'
+    records = [replace(r, method=evil) if r.method == "topk" else r for r in report_records]
+    tables = {name: rows.replace("topk", evil) for name, rows in report_tables.items()}
+    page = render("s", records, tables, {evil: evil})
+    assert _Tags(page).open == []
+    assert evil not in page
+    assert "<b>&quot;x" not in page
+
+
+def test_heat_map_is_a_picture_a_pixel_a_cell():
+    import base64
+    import io
+
+    import numpy as np
+    from PIL import Image
+
+    uri = heat_map_uri(np.array([[0.0, 5.0, 10.0]]), 0, 10)
+    image = Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1])))
+    pixels = np.asarray(image)
+    assert pixels.shape == (1, 3, 3)
+    assert pixels[0, 0].tolist() == [0, 34, 78]
+    assert pixels[0, 2].tolist() == [254, 232, 56]
