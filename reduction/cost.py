@@ -43,14 +43,13 @@ def flops(model: VisionTransformer, tokens: Mapping[int, float | Tensor] | None 
     stages = stages_by_block(model)
     if tokens is not None and set(tokens) != set(stages):
         raise ValueError(f"tokens has blocks {list(tokens)}, but must have {list(stages)}")
-    num_patches = model.patch_embed.num_patches
-    count: Count = num_patches
+    count: Count = model.patch_embed.num_patches
     macs: Count = 0
     for index, block in enumerate(model.blocks):
         _check_block(index, block)
         stage, incoming = stages.get(index), count
         if stage is not None:
-            count = stage.count(incoming, num_patches) if tokens is None else _exact(tokens[index])
+            count = stage.count(incoming) if tokens is None else _exact(tokens[index])
             macs = macs + stage.macs(incoming, count, block)
         macs = macs + _block_macs(block, stage, incoming, count, model.num_prefix_tokens)
     embedded, headed = _ends(model, count)
@@ -98,26 +97,22 @@ def _ends(model: VisionTransformer, count: Count) -> tuple[int, Count]:
     weight = next(model.patch_embed.parameters())
     image = weight.new_zeros(1, model.in_chans, *model.patch_embed.img_size)
 
-    def head(num_tokens: int) -> int:
-        tokens = weight.new_zeros(1, num_tokens, model.embed_dim)
-        return _measure(lambda: model.forward_head(tokens))
+    lengths = (model.num_prefix_tokens + patches for patches in (1, 2, 3))
+    with torch.random.fork_rng([weight.device] if weight.is_cuda else []):
+        one, two, three = (
+            _measure(model.forward_head, weight.new_zeros(1, length, model.embed_dim))
+            for length in lengths
+        )
+        embedding = _measure(model.patch_embed, image)
+    # Attention pooling and heads on every token: at most quadratic in the number of patch tokens.
+    slope, curvature = two - one, three - 2 * two + one
+    return embedding, one + slope * (count - 1) + curvature * (count - 1) * (count - 2) / 2
 
-    # The head's cost is linear in the number of tokens (attention pooling, pooling by none).
-    shortest = model.num_prefix_tokens + 1
-    base = head(shortest)
-    return (
-        _measure(lambda: model.patch_embed(image)),
-        base + (head(shortest + 1) - base) * (count - 1),
-    )
 
-
-def _measure(call: Callable[[], object]) -> int:
+def _measure(function: Callable[[Tensor], object], x: Tensor) -> int:
     """Count multiply-accumulates with torch's own counter, which cannot see fused CPU attention."""
-    with (
-        torch.random.fork_rng(),
-        torch.no_grad(),
-        sdpa_kernel(SDPBackend.MATH),
-        FlopCounterMode(display=False) as counter,
-    ):
-        call()
+    counter = FlopCounterMode(display=False)
+    # The counter's hooks need gradients: it also tracks which module is at work.
+    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), counter:
+        function(x)
     return counter.get_total_flops() // 2

@@ -122,9 +122,9 @@ class Stage(nn.Module):
 
     # What it costs --------------------------------------------------------------------------
 
-    def count(self, incoming: int, num_patches: int) -> int:
-        """Return the patch tokens left of `incoming`, of `num_patches` originally (at most)."""
-        return min(incoming, self.spec.target(num_patches))
+    def count(self, incoming: int) -> int:
+        """Return how many of `incoming` patch tokens are left, at most, at the host's size."""
+        return min(incoming, self.spec.target(self.spec.num_patches))
 
     def macs(self, incoming: Count, left: Count, block: Block) -> Count:
         """Return multiply-accumulates of the method's own matrix products, for one image.

@@ -41,9 +41,9 @@ class ATS(Stage):
         tokens = replace(tokens, x=gather_tokens(tokens.x, rows), mask=mask)
         return weigh_keys(tokens), rows
 
-    def count(self, incoming: int, num_patches: int) -> int:
+    def count(self, incoming: int) -> int:
         """Return the most tokens an image can keep, one a sample point."""
-        return min(incoming, len(sample_points(self.spec.target(num_patches) + 1)))
+        return min(incoming, len(sample_points(self.spec.target(self.spec.num_patches) + 1)))
 
     def macs(self, incoming: Count, left: Count, block: Block) -> Count:
         """Return the cost of the CLS row of the attention."""

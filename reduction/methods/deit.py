@@ -11,6 +11,6 @@ class Unreduced(Stage):
     patterns = ()
     fixed_budget = False
 
-    def count(self, incoming: int, num_patches: int) -> int:
+    def count(self, incoming: int) -> int:
         """Return `incoming`."""
         return incoming

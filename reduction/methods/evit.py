@@ -29,7 +29,7 @@ class EViT(TopK):
         fused = (weights * gather_tokens(tokens.patches, dropped)).sum(dim=1, keepdim=True)
         return tokens.with_patches(torch.cat((gather_tokens(tokens.patches, kept), fused), dim=1))
 
-    def count(self, incoming: int, num_patches: int) -> int:
+    def count(self, incoming: int) -> int:
         """Return the target count and the fused token."""
-        left = super().count(incoming, num_patches)
+        left = super().count(incoming)
         return left if left == incoming else left + 1

@@ -65,7 +65,7 @@ class Radial(Stage):
             tokens.recorder.keep(self.spec.block, index.expand(tokens.x.shape[0], -1))
         return tokens.with_patches(tokens.patches[:, index])
 
-    def count(self, incoming: int, num_patches: int) -> int:
+    def count(self, incoming: int) -> int:
         """Return the patches within the radius."""
         return len(self.kept)
 

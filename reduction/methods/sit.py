@@ -35,7 +35,7 @@ class SiT(Stage):
             tokens.recorder.merge_softly(self.spec.block, weights)
         return tokens.with_patches(weights @ tokens.patches)
 
-    def count(self, incoming: int, num_patches: int) -> int:
+    def count(self, incoming: int) -> int:
         """Return the number of outputs, whatever comes in."""
         return self.fc2.out_features
 

@@ -38,9 +38,9 @@ class ToMe(Stage):
         nominal = self.spec.target_before(num_patches) - self.spec.target(num_patches)
         return min(nominal, incoming // 2)
 
-    def count(self, incoming: int, num_patches: int) -> int:
+    def count(self, incoming: int) -> int:
         """Return the tokens left, which the cap can make more than the target."""
-        return incoming - self._merges(incoming, num_patches)
+        return incoming - self._merges(incoming, self.spec.num_patches)
 
     def macs(self, incoming: Count, left: Count, block: Block) -> Count:
         """Return the cost of the similarities of even and odd tokens."""

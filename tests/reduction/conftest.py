@@ -45,11 +45,17 @@ def reference_images():
     return torch.from_numpy(load("images_A.npz")["images"]).float()
 
 
-def build_host(**kwargs):
-    """A ViT of depth 4 on a 5 x 7 grid, as small as it gets; kwargs are timm's."""
+def build_host(model_class=timm.models.VisionTransformer, **kwargs):
+    """A ViT of depth 4 on a 5 x 7 grid, as small as it gets; kwargs are timm's.
+
+    Every parameter is off its initial value, norms and biases included.
+    """
     torch.manual_seed(0)
     sizes = {"img_size": (20, 28), "patch_size": 4, "embed_dim": 32, "depth": 4, "num_heads": 2}
-    return timm.models.VisionTransformer(**sizes | {"num_classes": 10} | kwargs).eval()
+    host = model_class(**sizes | {"num_classes": 10} | kwargs).eval()
+    for parameter in host.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    return host
 
 
 @pytest.fixture(scope="session")
