@@ -1,0 +1,50 @@
+# Every target sets up .venv by itself, once, and again only when the lock has changed.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help study test test-slow check format clean
+
+help:
+	@echo 'make study      run the embedded demo study end to end; again, to go on with it'
+	@echo 'make test       run the tests; make test-slow runs those that take minutes'
+	@echo 'make check      lint, format, types and the direction of dependencies'
+	@echo 'make clean      remove .venv and caches; results in runs/ stay'
+
+study: $(INSTALLED)
+	@$(BIN)/python experiments/full_grid.py $(ARGS)
+
+test: $(INSTALLED)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow' $(ARGS)
+
+test-slow: $(INSTALLED)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow $(ARGS)
+
+check: $(INSTALLED)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+format: $(INSTALLED)
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache *.egg-info
+
+$(INSTALLED): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo 'tokensweep needs Python 3.11 or newer: make PYTHON=python3.11 ...'; exit 1; }
+	@echo 'Setting up .venv, once; torch and its libraries are some GB, so this takes minutes.'
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --progress-bar off --disable-pip-version-check -r requirements.lock \
+	  | awk -v all="$$(grep -c '==' requirements.lock)" \
+	    '/^Collecting/ { printf "\r%d of %d packages", ++n, all; fflush() } \
+	     /^Installing/ { printf "\rall %d packages are here, installing them", all; fflush() } \
+	     END { print "" }'
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@

@@ -1,0 +1,37 @@
+"""A smoke study run once for all tests that only look at what a launch leaves."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from orchestrator.run import run_study
+from orchestrator.selection import Options
+from orchestrator.store import Store
+
+
+@dataclass(frozen=True)
+class FinishedStudy:
+    """A study's store after a launch, and what the launch printed."""
+
+    storage: Path
+    store: Store
+    status: int
+    output: str
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory) -> FinishedStudy:
+    """Run the shipped smoke study on an embedded Ray."""
+    storage = tmp_path_factory.mktemp("storage")
+    return launch(storage, study="smoke")
+
+
+def launch(storage: Path, **options) -> FinishedStudy:
+    """Run a study in this process and return what came of it."""
+    log = storage / "console.txt"
+    with log.open("w") as file:
+        status = run_study(Options(storage=storage, **options), Console(file=file, width=200))
+    name = Path(options["study"]).stem
+    return FinishedStudy(storage, Store(storage / name), status, log.read_text())

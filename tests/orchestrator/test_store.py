@@ -1,0 +1,181 @@
+"""The store: states follow from files, and nothing damaged is trusted."""
+
+import multiprocessing
+import os
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from orchestrator.errors import UserError
+from orchestrator.store import CellState, Store, find_study
+from trainables.cell import Cell
+from trainables.recipe import Recipe
+
+CELL = Cell(
+    dataset="digits",
+    method="topk",
+    capacity="tiny",
+    keep_rate=0.5,
+    reduction_loc=(3, 6, 9),
+    recipe=Recipe(),
+)
+
+
+@pytest.fixture
+def store(tmp_path) -> Store:
+    store = Store(tmp_path / "study")
+    store.create({"name": "study"}, [CELL])
+    return store
+
+
+@pytest.fixture
+def stored(store):
+    """Return the study's one cell, trained and evaluated."""
+    stored = store.cell(CELL.id)
+    stored.save_last(10, b"state of step 10")
+    stored.save_best(b"weights", {"accuracy": 50.0})
+    stored.write_result({"accuracy": 50.0})
+    patterns = {"image": np.arange(3), "kept_3": np.zeros((3, 2), np.uint8)}
+    predictions = pd.DataFrame({"image": [0, 1, 2]})
+    stored.write_evaluation({"accuracy": 50.0}, patterns, {"cls_3": np.ones((3, 4))}, predictions)
+    return stored
+
+
+def flip_a_bit(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def test_states_follow_the_files(store):
+    stored = store.cell(CELL.id)
+    assert stored.state() is CellState.PENDING
+    stored.save_last(1, b"state")
+    assert stored.state() is CellState.INTERRUPTED
+    stored.write_error("it broke")
+    assert stored.state() is CellState.FAILED
+    stored.clear_error()
+    stored.save_best(b"weights", {})
+    stored.write_result({"accuracy": 1.0})
+    assert stored.state() is CellState.TRAINED
+
+
+def test_a_cell_with_whole_artifacts_is_done(stored):
+    assert stored.state() is CellState.DONE
+    assert stored.repair() == []
+    assert stored.evaluation() == {"accuracy": 50.0}
+
+
+def test_a_cell_reads_back_as_it_was(store):
+    assert store.cell(CELL.id).cell() == CELL
+    assert store.cell_ids() == [CELL.id]
+
+
+@pytest.mark.parametrize("name", ["patterns.npz", "features.npz", "predictions.parquet"])
+def test_a_damaged_artifact_is_named_and_only_the_evaluation_redone(stored, name):
+    flip_a_bit(stored.path / name)
+    (damaged,) = stored.repair()
+    assert damaged.path == stored.path / name
+    assert stored.state() is CellState.TRAINED
+
+
+@pytest.mark.parametrize("name", ["best/model.safetensors", "best/meta.json", "result.json"])
+def test_damaged_training_is_named_and_all_redone(stored, name):
+    flip_a_bit(stored.path / name)
+    (damaged,) = stored.repair()
+    assert damaged.path == stored.path / name
+    assert stored.state() is CellState.PENDING
+
+
+def test_a_missing_artifact_is_damage(stored):
+    (stored.path / "patterns.npz").unlink()
+    (damaged,) = stored.repair()
+    assert str(damaged).endswith("patterns.npz is damaged: it is missing")
+
+
+def test_a_torn_evaluation_record_is_named(stored):
+    record = stored.path / "eval.json"
+    record.write_bytes(record.read_bytes()[:-20])
+    assert stored.state() is CellState.DAMAGED
+    (damaged,) = stored.repair()
+    assert damaged.path == record
+    assert stored.state() is CellState.TRAINED
+
+
+def test_a_damaged_state_is_removed_and_the_one_before_it_used(stored):
+    stored.save_last(20, b"state of step 20")
+    flip_a_bit(stored.path / "last" / "state-00000020.pt")
+    assert stored.load_last() == b"state of step 10"
+    (damaged,) = stored.repair()
+    assert damaged.path.name == "state-00000020.pt"
+    assert stored.load_last() == b"state of step 10"
+
+
+def test_only_the_newest_states_are_kept(stored):
+    for step in (20, 30, 40):
+        stored.save_last(step, b"state of step %d" % step)
+    names = sorted(path.name for path in (stored.path / "last").iterdir())
+    assert names == [f"state-000000{s}.{e}" for s in (30, 40) for e in ("json", "pt")]
+    assert stored.load_last() == b"state of step 40"
+
+
+def test_a_result_is_refused_where_the_best_weights_are_damaged(store):
+    stored = store.cell(CELL.id)
+    stored.save_last(1, b"state")
+    stored.save_best(b"weights", {})
+    flip_a_bit(stored.path / "best" / "model.safetensors")
+    with pytest.raises(Exception, match="model.safetensors is damaged"):
+        stored.write_result({"accuracy": 1.0})
+    assert stored.state() is CellState.PENDING
+
+
+def test_a_torn_last_line_of_the_log_is_left_out(store):
+    stored = store.cell(CELL.id)
+    stored.append_log({"epoch": 1})
+    with (stored.path / "log.jsonl").open("a") as log:
+        log.write('{"epoch": 2, "lo')
+    assert stored.last_report()["epoch"] == 1
+
+
+def hold(path, held, release):
+    with Store(path).lock():
+        held.set()
+        release.wait()
+
+
+def test_a_second_driver_is_refused_until_the_first_is_gone(store):
+    context = multiprocessing.get_context("spawn")
+    held, release = context.Event(), context.Event()
+    first = context.Process(target=hold, args=(store.path, held, release))
+    first.start()
+    held.wait()
+    assert store.driver() == f"process {first.pid} on {os.uname().nodename}"
+    with (
+        pytest.raises(UserError, match=f"is being run by process {first.pid} on"),
+        store.lock(),
+    ):
+        pass
+    first.kill()
+    first.join()
+    with store.lock():
+        pass
+    assert store.driver() is None
+
+
+def test_unwritable_storage_is_named(tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    store = Store(tmp_path / "file" / "study")
+    with (
+        pytest.raises(UserError, match="cannot write the storage .*study: Not a directory"),
+        store.lock(),
+    ):
+        pass
+
+
+def test_a_study_is_found_in_its_storage(store, tmp_path):
+    assert find_study(store.path).path == store.path
+    assert find_study(tmp_path).path == store.path
+    Store(tmp_path / "other").create({"name": "other"}, [])
+    with pytest.raises(UserError, match="other, .*study; name the folder of one study"):
+        find_study(tmp_path)

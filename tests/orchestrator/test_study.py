@@ -1,0 +1,165 @@
+"""Study files: what they expand to, and that every mistake is one clear line."""
+
+import pytest
+import yaml
+
+from orchestrator.errors import UserError
+from orchestrator.study import SHIPPED, expand, load_study
+
+MINIMAL = {
+    "name": "minimal",
+    "defaults": {"reduction_loc": [3, 6, 9], "recipe": "quick"},
+    "grids": [
+        {"dataset": ["digits"], "capacity": ["tiny"], "method": ["topk"], "keep_rate": [0.5]}
+    ],
+    "recipes": {"quick": {"host": "digits_{capacity}_patch4_32", "epochs": 2, "warmup_epochs": 1}},
+}
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Write a study that differs from the minimal one and return its path."""
+
+    def write(**changes) -> str:
+        path = tmp_path / "study.yaml"
+        path.write_text(yaml.safe_dump(MINIMAL | changes))
+        return str(path)
+
+    return write
+
+
+def grid(**axes) -> dict:
+    return MINIMAL["grids"][0] | axes
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in SHIPPED.glob("*.yaml")))
+def test_every_shipped_study_expands(name):
+    cells = expand(load_study(name))
+    assert len({cell.id for cell in cells}) == len(cells) > 0
+    assert all(cell.recipe.host.startswith("digits_") for cell in cells)
+
+
+def test_a_grid_is_the_product_of_its_axes(write):
+    path = write(grids=[grid(method=["topk", "tome"], keep_rate=[0.25, 0.5], seed=[0, 1, 2])])
+    cells = expand(load_study(path))
+    assert len(cells) == 12
+    assert {(c.method, c.keep_rate, c.seed) for c in cells} == {
+        (method, rate, seed)
+        for method in ("topk", "tome")
+        for rate in (0.25, 0.5)
+        for seed in (0, 1, 2)
+    }
+
+
+def test_the_baseline_is_one_cell_at_every_rate(write):
+    cells = expand(load_study(write(grids=[grid(method=["deit"], keep_rate=[0.25, 0.5])])))
+    assert [cell.keep_rate for cell in cells] == [1.0]
+
+
+def test_the_baseline_needs_no_keep_rate(write):
+    cells = expand(load_study(write(grids=[grid(method=["deit"], keep_rate=[])])))
+    assert len(cells) == 1
+
+
+def test_cells_of_overlapping_grids_are_listed_once(write):
+    cells = expand(load_study(write(grids=[grid(), grid(keep_rate=[0.5, 0.7])])))
+    assert [cell.keep_rate for cell in cells] == [0.5, 0.7]
+
+
+def test_recipes_are_overridden_by_dataset_method_and_capacity_in_this_order(write):
+    recipe = MINIMAL["recipes"]["quick"] | {
+        "dataset": {"digits": {"epochs": 3, "lr": 0.1, "min_lr": 0.001}},
+        "method": {"topk": {"lr": 0.2, "min_lr": 0.002}, "tome": {"epochs": 9}},
+        "capacity": {"tiny": {"min_lr": 0.003}},
+    }
+    (cell,) = expand(load_study(write(recipes={"quick": recipe})))
+    assert (cell.recipe.epochs, cell.recipe.lr, cell.recipe.min_lr) == (3, 0.2, 0.003)
+
+
+def test_ids_tell_what_a_cell_is(write):
+    (cell,) = expand(load_study(write()))
+    head, _, digest = cell.id.rpartition("-")
+    assert head == "digits-topk-tiny-r0.5-s0"
+    assert len(digest) == 8
+
+
+@pytest.mark.parametrize(
+    ("setting", "changes"),
+    [
+        ("recipes.quick.epochs=3", True),
+        ("recipes.quick.select_on=holdout", True),
+        ("defaults.reduction_loc=[3]", True),
+        ("recipes.quick.loader_workers=2", False),
+        ("recipes.quick.checkpoint_minutes=1.0", False),
+        ("resources.tiny={cpu: 2.0}", False),
+        ("name=other", False),
+    ],
+)
+def test_the_id_changes_with_what_changes_the_outcome_only(write, setting, changes):
+    path = write()
+    (before,) = expand(load_study(path))
+    (after,) = expand(load_study(path, [setting]))
+    assert (before.id != after.id) is changes
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"grids": [grid(method=["topq"])]},
+            "minimal: grids.0.method is 'topq', but must be one of: ats,",
+        ),
+        (
+            {"grids": [grid(dataset=["mnist"])]},
+            "minimal: grids.0.dataset is 'mnist', but must be one of: digits,",
+        ),
+        ({"grids": [grid(keep_rate=[0.0])]}, "`grids.0.keep_rate.0` is 0.0: "),
+        ({"grids": [grid(keep_rate=[1.5])]}, "`grids.0.keep_rate.0` is 1.5: "),
+        ({"grids": [grid(keep_rate="half")]}, "`grids.0.keep_rate` is 'half': "),
+        ({"grids": [grid(keep_rate=["half"])]}, "`grids.0.keep_rate.0` is 'half': "),
+        ({"grids": [grid(keep_rates=[0.5])]}, "unknown key `grids.0.keep_rates`"),
+        ({"grids": [grid(capacity=[])]}, "minimal: grids.0.capacity is missing"),
+        ({"grids": [grid(reduction_loc=[6, 3])]}, "must be ascending block indices"),
+        ({"grids": []}, "`grids` is []: "),
+        ({"name": "../up"}, "`name` is '../up': "),
+        ({"recipes": {}}, "recipe is 'quick', but must be one of: "),
+        ({"recipes": {"quick": {"epoch": 3}}}, "minimal: recipes.quick: unknown key `epoch`"),
+        ({"recipes": {"quick": {"lr": -1.0}}}, "minimal: recipes.quick: `lr` is -1.0: "),
+        ({"resources": {"tiny": {"gpu": 2.0}}}, "`resources.tiny` is {'gpu': 2.0}: "),
+        ({"color": "red"}, "unknown key `color`"),
+    ],
+)
+def test_mistakes_are_named_in_one_line(write, changes, message):
+    with pytest.raises(UserError) as caught:
+        expand(load_study(write(**changes)))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("epochs", "--set is 'epochs', but must be KEY=VALUE"),
+        ("grids.7.seed=[1]", "'7' must be a number below 1"),
+        ("name.first=x", "'name' holds no keys of its own"),
+        ("recipes.quick.epochs=many", "`epochs` is 'many': "),
+    ],
+)
+def test_wrong_settings_are_named(write, setting, message):
+    with pytest.raises(UserError, match="^.+$") as caught:
+        expand(load_study(write(), [setting]))
+    assert message in str(caught.value)
+
+
+def test_unknown_studies_are_named_with_a_hint():
+    with pytest.raises(UserError, match="did you mean 'demo'"):
+        load_study("dmo")
+    with pytest.raises(UserError, match="there is no study file nowhere.yaml"):
+        load_study("nowhere.yaml")
+
+
+def test_a_file_that_is_not_yaml_is_named(tmp_path):
+    path = tmp_path / "broken.yaml"
+    path.write_text("grids: [")
+    with pytest.raises(UserError, match=r"broken\.yaml is not valid YAML"):
+        load_study(str(path))
