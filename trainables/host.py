@@ -6,7 +6,8 @@ from typing import Any
 
 import timm
 import torch
-from timm.models import VisionTransformer
+from timm.models import VisionTransformer, is_model_in_modules
+from timm.models._hub import load_model_config_from_path
 from torch import nn
 
 import reduction
@@ -21,7 +22,24 @@ DEMO_HOSTS: dict[str, dict[str, int]] = {
 """DeiT-shaped hosts whose weights lie in the package (made by `experiments/pretrain_demo.py`)."""
 
 DEMO_SHAPE = {"patch_size": 4, "depth": 12, "mlp_ratio": 4.0, "qkv_bias": True}
-DEMO_STATISTICS = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+DEMO_CONFIG = {
+    "architecture": "vit_tiny_patch16_224",
+    "num_classes": 10,
+    "input_size": (3, 32, 32),
+    "mean": (0.5, 0.5, 0.5),
+    "std": (0.5, 0.5, 0.5),
+    "first_conv": "patch_embed.proj",
+    "classifier": "head",
+}
+"""What timm is told of them; `DEMO_SHAPE` and a row of `DEMO_HOSTS` change the architecture."""
+
+VIT_MODULES = ("deit", "vision_transformer", "vision_transformer_hybrid")
+"""Modules of timm whose models are `VisionTransformer`s."""
+
+LOCAL = "local-dir:"
+"""Prefix of a folder with `config.json` and weights, as the Hugging Face hub keeps a model."""
+
+IMAGENET_CLASSES = 1000
 WEIGHTS_FOLDER = Path(__file__).parent / "hosts"
 
 
@@ -41,7 +59,8 @@ def build_host(
     `image_size` is not the host's own.
 
     Args:
-        name: a timm model (also `local-dir:FOLDER` in timm's notation) or one of `DEMO_HOSTS`.
+        name: a timm model, one of `DEMO_HOSTS`, or `local-dir:FOLDER` for a folder with
+            `config.json` and weights, as the Hugging Face hub keeps a model.
         num_classes: outputs of the head.
         dataset: name of the dataset the host is to be used on.
         pretrained: load the host's weights; False starts from random ones.
@@ -49,19 +68,18 @@ def build_host(
         drop_path: stochastic depth rate of the last block, in [0, 1].
 
     Raises:
-        ValueError: if timm does not know the host, or it is not a `VisionTransformer`.
+        ValueError: if the host is unknown or not a `VisionTransformer`.
         OSError: if pretrained weights can be neither read nor downloaded.
     """
-    arguments = _demo_arguments(name) if name in DEMO_HOSTS else {"model_name": name}
+    _config(name)  # refuses unknown hosts before anything is built
     vit = _create(
         name,
-        **arguments,
         pretrained=pretrained,
         num_classes=num_classes,
         img_size=image_size,
         drop_path_rate=drop_path,
     )
-    if pretrained and dataset != _trained_on(name, vit):
+    if pretrained and dataset != _trained_on(name):
         _reset_head(vit)
     return vit
 
@@ -98,53 +116,51 @@ def build_model(
 
 def host_mean_std(name: str) -> tuple[Channels, Channels]:
     """Return the per-channel mean and standard deviation of pixels in [0, 1] a host expects."""
+    config = _config(name)
+    return tuple(config["mean"]), tuple(config["std"])
+
+
+def _config(name: str) -> dict[str, Any]:
+    """Return what timm knows of a host's pretrained weights.
+
+    Raises:
+        ValueError: If the host is unknown, or not a `VisionTransformer`.
+        OSError: If a local folder has no configuration.
+    """
     if name in DEMO_HOSTS:
-        return DEMO_STATISTICS
-    config = timm.get_pretrained_cfg(name)
+        return DEMO_CONFIG | {"file": str(WEIGHTS_FOLDER / f"{name}.safetensors")}
+    if name.startswith(LOCAL):
+        return load_model_config_from_path(name.removeprefix(LOCAL))[0]
+    try:
+        known = is_model_in_modules(name.partition(".")[0], VIT_MODULES)
+        config = timm.get_pretrained_cfg(name).to_dict() if known else None
+    except RuntimeError:  # the tag after the dot is unknown
+        config = None
     if config is None:
-        raise ValueError(_unknown(name))
-    return tuple(config.mean), tuple(config.std)
-
-
-def _demo_arguments(name: str) -> dict[str, Any]:
-    mean, std = DEMO_STATISTICS
-    config = {
-        "file": str(WEIGHTS_FOLDER / f"{name}.safetensors"),
-        "num_classes": 10,
-        "input_size": (3, 32, 32),
-        "mean": mean,
-        "std": std,
-        "first_conv": "patch_embed.proj",
-        "classifier": "head",
-    }
-    shape = DEMO_SHAPE | DEMO_HOSTS[name]
-    return {"model_name": "vit_tiny_patch16_224", "pretrained_cfg": config, **shape}
+        raise ValueError(
+            f"host is {name!r}, but must be a VisionTransformer of timm, {LOCAL}FOLDER, or one of "
+            f"{', '.join(DEMO_HOSTS)}"
+        )
+    return config
 
 
 def _create(name: str, **arguments: Any) -> VisionTransformer:
-    base = arguments["model_name"]
-    if ":" not in base and not timm.is_model(base.split(".")[0]):
-        raise ValueError(_unknown(name))
+    if name in DEMO_HOSTS:
+        arguments |= DEMO_SHAPE | DEMO_HOSTS[name]
+        arguments |= {"model_name": DEMO_CONFIG["architecture"], "pretrained_cfg": _config(name)}
     try:
-        vit = timm.create_model(**arguments)
+        return timm.create_model(**{"model_name": name} | arguments)
     except OSError as error:
-        cause = str(error).splitlines()[0]
+        cause = str(error).partition("\n")[0]
         raise OSError(f"host {name}: its pretrained weights cannot be had ({cause})") from error
-    if not isinstance(vit, VisionTransformer):
-        raise ValueError(f"host is {name!r}, a {type(vit).__name__}, but must be a ViT of timm")
-    return vit
 
 
-def _unknown(name: str) -> str:
-    return f"host is {name!r}, but must be a model of timm or one of {sorted(DEMO_HOSTS)}"
-
-
-def _trained_on(name: str, vit: VisionTransformer) -> str | None:
+def _trained_on(name: str) -> str | None:
     """Return the dataset whose classes a pretrained host's head tells apart, where known."""
     if name in DEMO_HOSTS:
         record = json.loads((WEIGHTS_FOLDER / f"{name}.json").read_text())
         return str(record["dataset"])
-    return "imagenet" if vit.pretrained_cfg["num_classes"] == 1000 else None
+    return "imagenet" if _config(name)["num_classes"] == IMAGENET_CLASSES else None
 
 
 def _reset_head(vit: VisionTransformer) -> None:

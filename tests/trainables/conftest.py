@@ -1,0 +1,70 @@
+"""A cell small enough to train in a test, with every source of randomness in its recipe."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from trainables.cell import Cell
+from trainables.data import open_dataset
+from trainables.loop import Finetuning
+from trainables.recipe import Recipe
+
+REFERENCE = Path(__file__).parents[1] / "data" / "goldens"
+
+
+@pytest.fixture(scope="session")
+def reference():
+    """Folder of the arrays made with the published study's own code."""
+    return REFERENCE
+
+
+@pytest.fixture(scope="session")
+def make_cell():
+    """Return a function that makes a cell on `image_folder`, its recipe's fields as keywords."""
+
+    def make(method="topk", dataset="folder", options=None, keep_rate=0.5, **fields):
+        recipe = {
+            "host": "digits_{capacity}_patch4_32",
+            "pretrained": False,
+            "image_size": 32,
+            "crop_ratio": 1.0,
+            "batch_size": 20,
+            "epochs": 2,
+            "warmup_epochs": 1,
+            "ema_decay": 0.9,
+        }
+        return Cell(
+            dataset=dataset,
+            method=method,
+            capacity="tiny",
+            keep_rate=keep_rate,
+            reduction_loc=(3, 6, 9),
+            options=options or {},
+            recipe=Recipe(**(recipe | fields)),
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def image_folder(tmp_path_factory):
+    """Return a folder dataset with the first 160 training and 40 evaluation digits."""
+    root = tmp_path_factory.mktemp("digits")
+    digits = open_dataset("digits")
+    for name, split, count in (("train", digits.train, 160), ("val", digits.val, 40)):
+        for index in range(count):
+            path = root / name / str(split.target(index)) / f"{index}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            split.image(index).save(path)
+    return root
+
+
+@pytest.fixture(scope="session")
+def finetune(image_folder):
+    """Return a function that makes a `Finetuning` on one CPU thread."""
+
+    def make(cell):
+        return Finetuning(cell, data_root=image_folder, device=torch.device("cpu"), threads=1)
+
+    return make

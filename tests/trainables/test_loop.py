@@ -1,0 +1,229 @@
+"""One cell's training: resuming bit for bit, accumulation, averaging, selection, failure."""
+
+import copy
+import io
+import math
+
+import pytest
+import torch
+from torch.nn import functional
+
+from trainables.data.loader import train_loader
+from trainables.data.transforms import train_transform
+from trainables.loop import NonFiniteLossError
+from trainables.optimizer import parameter_groups
+from trainables.recipe import Recipe
+
+EVERYTHING_ON = {
+    "accumulation": 3,
+    "drop_path": 0.3,
+    "rand_augment": "rand-m9-mstd0.5-inc1",
+    "mixup": 0.8,
+    "cutmix": 1.0,
+    "clip_grad": 1.0,
+}
+"""8 batches an epoch in windows of 3, 3 and 2: 6 optimiser steps in all."""
+
+PLAIN = {
+    "drop_path": 0.0,
+    "rand_augment": None,
+    "mixup": 0.0,
+    "cutmix": 0.0,
+    "random_erasing": 0.0,
+    "label_smoothing": 0.0,
+}
+
+
+def train(finetuning):
+    reports = []
+    while not finetuning.finished:
+        reports.append(finetuning.run(lambda: False))
+    return reports
+
+
+def train_to(finetuning, step):
+    while finetuning.step < step:
+        finetuning.run(lambda: finetuning.step == step)
+    return finetuning
+
+
+def through_bytes(state):
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    return torch.load(io.BytesIO(buffer.getvalue()), weights_only=True)
+
+
+def assert_same_state(a, b):
+    a, b = a.state_dict(), b.state_dict()
+    for part in ("model", "ema"):
+        assert a[part].keys() == b[part].keys()
+        assert [name for name in a[part] if not torch.equal(a[part][name], b[part][name])] == []
+    for index, moments in a["moments"].items():
+        assert all(torch.equal(moments[name], b["moments"][index][name]) for name in moments)
+    assert (a["step"], a["accuracy"], a["best"]) == (b["step"], b["accuracy"], b["best"])
+
+
+@pytest.fixture(scope="module")
+def randomised_cell(make_cell):
+    return make_cell(**EVERYTHING_ON)
+
+
+@pytest.fixture(scope="module")
+def straight(randomised_cell, finetune):
+    finetuning = finetune(randomised_cell)
+    train(finetuning)
+    return finetuning
+
+
+@pytest.mark.parametrize("stop", [1, 2, 3, 4, 6])
+def test_resuming_ends_bit_for_bit_where_never_stopping_ends(
+    randomised_cell, straight, finetune, stop
+):
+    state = through_bytes(train_to(finetune(randomised_cell), stop).state_dict())
+    torch.manual_seed(stop)  # The process that resumes has other random states.
+    resumed = finetune(randomised_cell)
+    resumed.load_state_dict(state)
+    assert resumed.step == stop
+    train(resumed)
+    assert_same_state(resumed, straight)
+
+
+def test_pausing_within_a_process_changes_nothing(randomised_cell, straight, finetune):
+    paused = finetune(randomised_cell)
+    reports = []
+    while not paused.finished:
+        reports.append(paused.run(lambda: True))
+    assert [report["step"] for report in reports] == [1, 2, 3, 4, 5, 6]
+    assert [report["epoch_ended"] for report in reports] == [False, False, True] * 2
+    assert_same_state(paused, straight)
+
+
+def test_a_seed_of_its_own_gives_other_weights(randomised_cell, straight, finetune):
+    other = finetune(randomised_cell.model_copy(update={"seed": 1}))
+    train(other)
+    name = "blocks.0.attn.qkv.weight"
+    assert not torch.equal(other.state_dict()["model"][name], straight.state_dict()["model"][name])
+
+
+def test_a_short_window_counts_its_own_batches(make_cell, finetune):
+    """AdamW's first average is a tenth of the gradient, here the mean over two batches of 80."""
+    cell = make_cell(accumulation=3, batch_size=80, **PLAIN)
+    finetuning = finetune(cell)
+    model = copy.deepcopy(finetuning.model).train()
+    transform = train_transform(cell.recipe, "single_label", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    loader = train_loader(finetuning.dataset.train, transform, batch_size=80, seed=0, epoch=0)
+    images, targets = (torch.cat(part) for part in list(zip(*loader, strict=True))[:2])
+    assert len(images) == 160
+    functional.cross_entropy(model(images), targets).backward()
+    train_to(finetuning, 1)
+    for average, name in first_averages(finetuning):
+        expected = 0.1 * model.get_parameter(name).grad
+        torch.testing.assert_close(average, expected, rtol=1e-4, atol=1e-7)
+
+
+def first_averages(finetuning):
+    names = [n for group in parameter_groups(finetuning.model, Recipe()) for n in group["names"]]
+    moments = finetuning.state_dict()["moments"]
+    return [(moments[index]["exp_avg"], name) for index, name in enumerate(names)]
+
+
+def test_clipping_bounds_the_norm_of_all_gradients(make_cell, finetune):
+    finetuning = train_to(finetune(make_cell(clip_grad=1e-3, **PLAIN)), 1)
+    norms = [average.norm().item() for average, _ in first_averages(finetuning)]
+    assert math.hypot(*norms) == pytest.approx(0.1 * 1e-3, rel=1e-3)
+
+
+def test_the_average_of_the_weights_moves_by_its_decay(make_cell, finetune):
+    finetuning = finetune(make_cell(ema_decay=0.75, warmup_lr=1e-3))
+    before = copy.deepcopy(finetuning.model.state_dict())
+    state = train_to(finetuning, 1).state_dict()
+    for name, start in before.items():
+        expected = 0.75 * start + 0.25 * state["model"][name]
+        torch.testing.assert_close(state["ema"][name], expected, rtol=1e-6, atol=1e-7)
+
+
+def test_reports_say_where_the_cell_stands(make_cell, finetune):
+    reports = train(finetune(make_cell()))
+    assert [(r["epoch"], r["step"], r["finished"]) for r in reports] == [
+        (1, 4, False),
+        (2, 8, True),
+    ]
+    for report in reports:
+        assert (report["epochs"], report["total_steps"], report["metric"]) == (2, 8, "top1")
+        assert 0 < report["loss"] < 10
+        assert 0 <= report["data_wait"] <= 1
+        assert report["images_per_second"] > 0
+        assert report["best_accuracy"] >= report["accuracy"]
+    assert reports[0]["best_improved"]
+
+
+def test_the_better_of_model_and_average_is_the_best(make_cell, finetune):
+    """Steps far too long ruin the pretrained model, but hardly touch its average."""
+    harmful = {"lr": 0.1, "warmup_epochs": 0, "epochs": 1, "batch_size": 700}
+    cell = make_cell(dataset="digits", pretrained=True, ema_decay=0.9999, **harmful)
+    finetuning = finetune(cell)
+    finetuning.run(lambda: False)
+    weights, meta = finetuning.best
+    assert (meta["source"], meta["epoch"], meta["metric"]) == ("ema", 1, "top1")
+    assert meta["accuracy"] == finetuning.accuracy > 50
+    average = finetuning.state_dict()["ema"]
+    assert all(torch.equal(weights[name], average[name]) for name in average)
+
+
+def test_best_weights_are_a_copy(make_cell, finetune):
+    finetuning = finetune(make_cell(ema_decay=None, select_on="holdout"))
+    finetuning.run(lambda: False)
+    weights = copy.deepcopy(finetuning.best[0])
+    finetuning.run(lambda: True)
+    assert all(torch.equal(finetuning.best[0][name], tensor) for name, tensor in weights.items())
+
+
+def test_best_weights_do_not_travel_with_the_state(make_cell, finetune):
+    cell = make_cell(epochs=0, warmup_epochs=0)
+    finetuning = finetune(cell)
+    finetuning.run(lambda: False)
+    resumed = finetune(cell)
+    resumed.load_state_dict(through_bytes(finetuning.state_dict()))
+    assert resumed.finished
+    assert resumed.result() == finetuning.result()
+    with pytest.raises(RuntimeError, match="none found since loading"):
+        _ = resumed.best
+
+
+def test_without_epochs_the_start_weights_are_evaluated(make_cell, finetune):
+    finetuning = finetune(make_cell(epochs=0, warmup_epochs=0, ema_decay=None))
+    start = copy.deepcopy(finetuning.model.state_dict())
+    report = finetuning.run(lambda: False)
+    assert (report["finished"], report["best_improved"], report["loss"]) == (True, True, None)
+    assert (report["epoch"], report["total_steps"]) == (0, 0)
+    assert all(torch.equal(finetuning.best[0][name], start[name]) for name in start)
+
+
+def test_a_holdout_is_neither_trained_on_nor_the_reported_split(make_cell, finetune):
+    finetuning = finetune(make_cell(select_on="holdout", batch_size=8, epochs=1))
+    finetuning.run(lambda: False)
+    assert finetuning.result()["train_images"] == 160 - 8
+    assert finetuning.result()["select_on"] == "holdout"
+    assert finetuning.accuracy % 12.5 == 0, "8 images are scored"
+
+
+def test_a_loss_that_is_not_finite_ends_the_attempt(make_cell, finetune):
+    finetuning = finetune(make_cell(lr=1e38, warmup_epochs=0, **PLAIN))
+    message = "the loss of optimiser step 1 is nan, but must be finite"
+    with pytest.raises(NonFiniteLossError, match=message):
+        finetuning.run(lambda: False)
+
+
+def test_several_labels_train_with_their_own_metric(make_cell, finetune):
+    cell = make_cell(dataset="digits_multi", epochs=1, ema_decay=None, batch_size=700)
+    report = finetune(cell).run(lambda: False)
+    assert report["metric"] == "map"
+    assert 0 < report["accuracy"] < 100
+
+
+def test_mixed_precision_leaves_weights_in_float32(make_cell, finetune):
+    finetuning = train_to(finetune(make_cell(precision="bf16")), 1)
+    assert {p.dtype for p in finetuning.model.parameters()} == {torch.float32}
+    full = train_to(finetune(make_cell(precision="off")), 1)
+    name = "blocks.0.attn.qkv.weight"
+    assert not torch.equal(finetuning.model.state_dict()[name], full.model.state_dict()[name])

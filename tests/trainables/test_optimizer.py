@@ -1,0 +1,72 @@
+"""Parameter groups against the published study's, made with its own code."""
+
+import json
+
+import pytest
+import torch
+from timm.models import VisionTransformer
+
+import reduction
+from trainables.optimizer import build_optimizer, parameter_groups, set_learning_rates
+from trainables.recipe import Recipe
+
+RECIPE = Recipe(backbone_lr_scale=0.01, backbone_freeze_epochs=5, batch_size=512, accumulation=2)
+
+
+def model_of(method):
+    vit = VisionTransformer(embed_dim=48, num_heads=3, num_classes=10)
+    return reduction.reduce(vit, method, keep_rate=0.7)
+
+
+@pytest.mark.parametrize("method", ["deit", "dpcknn"])
+def test_groups_are_the_published_ones(reference, method):
+    published = json.loads((reference / "units_A.json").read_text())["groups"][method]
+    expected = [
+        {
+            "names": [name.replace("dpcknn.stage", "stages.") for name in group["names"]],
+            "base_lr": pytest.approx(group["lr"], rel=1e-12),
+            "weight_decay": group["weight_decay"],
+            "frozen_epochs": group["frozen_epochs"],
+        }
+        for group in published
+    ]
+    groups = parameter_groups(model_of(method), RECIPE)
+    assert [{k: v for k, v in group.items() if k != "params"} for group in groups] == expected
+
+
+def test_groups_hold_the_parameters_they_name():
+    model = model_of("dpcknn")
+    groups = parameter_groups(model, RECIPE)
+    for group in groups:
+        for name, parameter in zip(group["names"], group["params"], strict=True):
+            assert parameter is model.get_parameter(name)
+    assert sum(len(group["names"]) for group in groups) == len(list(model.parameters()))
+
+
+def test_parameters_that_do_not_train_are_left_out():
+    model = model_of("deit")
+    model.pos_embed.requires_grad_(False)
+    names = [name for group in parameter_groups(model, RECIPE) for name in group["names"]]
+    assert "pos_embed" not in names
+
+
+def test_rates_of_a_step_are_set_in_every_group():
+    optimizer = build_optimizer(model_of("deit"), RECIPE)
+    highest = set_learning_rates(optimizer, 0, recipe=RECIPE, steps_per_epoch=10)
+    assert [group["lr"] for group in optimizer.param_groups] == [0, 1e-6, 1e-6, 0]
+    assert highest == 1e-6
+
+
+def test_adamw_steps_as_the_paper_defines():
+    """One step of Loshchilov and Hutter's AdamW, by hand."""
+    model = torch.nn.Linear(3, 2)
+    recipe = Recipe(batch_size=512, accumulation=2)
+    before = {name: p.detach().clone().double() for name, p in model.named_parameters()}
+    optimizer = build_optimizer(model, recipe)
+    model(torch.ones(1, 3)).square().sum().backward()
+    optimizer.step()
+    for name, parameter in model.named_parameters():
+        gradient = parameter.grad.double()
+        decay = recipe.weight_decay if name == "weight" else 0
+        expected = before[name] * (1 - 1e-3 * decay) - 1e-3 * gradient / (gradient.abs() + 1e-8)
+        torch.testing.assert_close(parameter.detach().double(), expected, rtol=0, atol=1e-7)
