@@ -36,9 +36,9 @@ def chart(plot: Figure, title: str) -> str:
     )
 
 
-def panels(html: Sequence[str]) -> str:
-    """Return panels side by side, as many as the width allows."""
-    return f'<div class="panels">{"".join(html)}</div>'
+def panels(html: Sequence[str], width: float = 20) -> str:
+    """Return panels side by side, as many as fit with at least `width` (in font sizes) each."""
+    return f'<div class="panels" style="--width:{width:g}rem">{"".join(html)}</div>'
 
 
 def views(html: Mapping[str, str], label: str) -> str:

@@ -36,8 +36,9 @@ def token_depth(records: Sequence[CellRecord], tables: Tables) -> str:
     images = ", ".join(str(n) for n in sorted(table["images"].unique()))
     caption = (
         "How deep every patch of the grid lives: the mean, over images, of the block at which it "
-        "was dropped (the number of blocks if it never was). Yellow patches are kept longest; the "
-        "number is the mean over the grid, in blocks. Methods that only merge have no depth. "
+        "was dropped (the number of blocks if it never was). Yellow patches are kept longest. "
+        "Under a map: keep rate, and mean depth over the grid, in blocks. Methods that only merge "
+        "have no depth. "
         f"Computed on all evaluation images of each cell ({images})."
     )
     content = markup.figure(scale + markup.views(settings, "Cells of"), caption)
@@ -94,7 +95,8 @@ def _matrices(records: Sequence[CellRecord], tables: Tables, measure: _Measure) 
             inside = rows[rows["cell_a"].isin(ids) & rows["cell_b"].isin(ids)]
             plots = _panels(inside, measure, methods)
             if plots:
-                found[f"{title} · keep rate {rate:g}"] = markup.panels(plots)
+                width = max(16, 5 + 2 * len({*inside["method_a"]}))
+                found[f"{title} · keep rate {rate:g}"] = markup.panels(plots, width)
     if not found:
         return ""
     images = ", ".join(str(n) for n in sorted(rows["images"].unique()))
@@ -130,21 +132,20 @@ def _maps(table: pd.DataFrame) -> dict[str, np.ndarray]:
 def _map_grid(
     cells: Sequence[CellRecord], maps: Mapping[str, np.ndarray], low: float, high: float
 ) -> str:
-    """A table of small maps: a row a method, a column a keep rate, the mean over seeds."""
-    rates = rates_of(cells)
-    rows = []
+    """Small maps of every method at each of its keep rates, the mean over seeds."""
+    blocks = []
     for method in ordered_methods(cells):
-        row = [f"<b>{escape(method)}</b>"]
-        for rate in rates:
-            mine = [maps[c.cell_id] for c in cells if (c.method, c.keep_rate) == (method, rate)]
-            row.append(
-                _map(np.mean(mine, axis=0), f"{method} at {rate:g}", low, high) if mine else ""
-            )
-        rows.append(row)
-    return markup.table(["", *(f"{rate:g}" for rate in rates)], rows, name="maps")
+        mine = [cell for cell in cells if cell.method == method]
+        row = ""
+        for rate in rates_of(mine):
+            seeds = [maps[cell.cell_id] for cell in mine if cell.keep_rate == rate]
+            row += _map(np.mean(seeds, axis=0), method, rate, low, high)
+        blocks.append(f"<div><h3>{escape(method)}</h3><div>{row}</div></div>")
+    return f'<div class="maps">{"".join(blocks)}</div>'
 
 
-def _map(values: np.ndarray, name: str, low: float, high: float) -> str:
-    text = escape(f"{name}: mean depth {values.mean():.2f} of the blocks", quote=True)
+def _map(values: np.ndarray, method: str, rate: float, low: float, high: float) -> str:
+    mean = values.mean()
+    text = escape(f"{method} at keep rate {rate:g}: mean depth {mean:.2f}")
     uri = pixels.heat_map_uri(values, low, high)
-    return f'<img src="{uri}" alt="{text}" title="{text}"><small>{values.mean():.2f}</small>'
+    return f'<span><img src="{uri}" alt="{text}" title="{text}"><b>{rate:g}</b> · {mean:.2f}</span>'

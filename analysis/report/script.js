@@ -83,10 +83,11 @@ function filter() {
   document.querySelector(".controls output").textContent = `${shown} of ${rows.length} cells`;
 }
 
-function compareCells(a, b) {
-  const [x, y] = [a, b].map((text) => parseFloat(text));
-  if (Number.isNaN(x) || Number.isNaN(y)) return Number.isNaN(x) - Number.isNaN(y) || a.localeCompare(b);
-  return x - y;
+// Numbers by value, words by the alphabet, missing values last whichever way.
+function compareCells(a, b, sign) {
+  const missing = (a === "—") - (b === "—");
+  if (missing) return missing;
+  return sign * (parseFloat(a) - parseFloat(b) || a.localeCompare(b));
 }
 
 [...table.tHead.rows[0].cells].forEach((heading, column) => {
@@ -98,7 +99,7 @@ function compareCells(a, b) {
     const sign = heading.getAttribute("aria-sort") === "ascending" ? -1 : 1;
     table.querySelectorAll("th").forEach((other) => other.removeAttribute("aria-sort"));
     heading.setAttribute("aria-sort", sign === 1 ? "ascending" : "descending");
-    rows.sort((a, b) => sign * compareCells(a.cells[column].textContent, b.cells[column].textContent));
+    rows.sort((a, b) => compareCells(a.cells[column].textContent, b.cells[column].textContent, sign));
     table.tBodies[0].append(...rows);
   });
 });
