@@ -1,6 +1,7 @@
 """How the report divides the cells of a study over its panels."""
 
 from collections.abc import Sequence
+from math import isfinite, nan
 from typing import Any
 
 from analysis.records import CellRecord
@@ -9,8 +10,8 @@ Groups = dict[str, list[CellRecord]]
 
 
 def evaluated(records: Sequence[CellRecord]) -> list[CellRecord]:
-    """Return the cells whose accuracy is known."""
-    return [record for record in records if record.metrics.get("accuracy") is not None]
+    """Return the cells whose accuracy is a number."""
+    return [record for record in records if isfinite(record.metrics.get("accuracy", nan))]
 
 
 def by_setting(records: Sequence[CellRecord]) -> Groups:

@@ -126,6 +126,8 @@ def test_study_without_results_still_has_a_page(report_records):
     assert "No cell has been evaluated yet." in read.text
     assert "No two cells have been compared yet." in read.text
     assert _Tags(render("s", [], {}, {})).open == []
+    undefined = [replace(r, state="done", metrics={"accuracy": float("nan")}) for r in waiting]
+    assert "No cell has been evaluated yet." in _Tags(render("s", undefined, {}, {})).text
 
 
 def test_names_are_text_wherever_they_appear(report_records, report_tables):
