@@ -7,8 +7,8 @@ cores. Writes the weights and a record of how they were made into `trainables/ho
 seed and the same versions give the same weights; the validation split is never trained on, and
 the last weights are taken, not the best ones.
 
-The images shown vary in size, place and angle, because the hosts are finetuned on whole digits as
-well as on mosaics of small ones.
+Half of the images shown are digits that vary in size, place and angle, and half are mosaics of one
+to four small ones, whose target is spread evenly over them: the hosts are finetuned on both.
 """
 
 import argparse
@@ -33,14 +33,18 @@ from trainables.host import DEMO_HOSTS, WEIGHTS_FOLDER, build_host, host_mean_st
 from trainables.recipe import Recipe
 
 DATASET = "digits"
-EPOCHS = 90
+EPOCHS = 100
 BATCH_SIZE = 64
 LEARNING_RATE = 2e-3
 WARMUP_SHARE = 0.08
 LABEL_SMOOTHING = 0.05
 CLIP_GRAD = 1.0
-ZOOM_OUT = 2.4
-"""Most by which a digit is shrunk; in a mosaic of four it has half its size."""
+ZOOM_OUT = 1.4
+"""Most by which a digit is shrunk."""
+TILES = 4
+"""Tiles of a mosaic, 2 by 2."""
+BLACK = -1.0
+"""The background, normalised."""
 
 
 def main() -> None:
@@ -85,7 +89,7 @@ def make_host(name: str, seed: int, epochs: int, folder: Path) -> None:
 
 def as_tensors(name: str, split: Split) -> tuple[Tensor, Tensor]:
     """Return a whole split as normalised images float32 [N, 3, 32, 32] and targets int64 [N]."""
-    recipe = Recipe(host=name, image_size=32, crop_ratio=1.0)
+    recipe = Recipe.model_validate({"image_size": 32, "crop_ratio": 1.0})
     transform = eval_transform(recipe, "single_label", *host_mean_std(name))
     images = torch.stack([transform(split.image(index)) for index in range(len(split))])
     return images, torch.tensor([split.target(index) for index in range(len(split))])
@@ -106,14 +110,10 @@ def train(vit: nn.Module, images: Tensor, targets: Tensor, epochs: int) -> None:
     optimizer = torch.optim.AdamW(vit.parameters(), lr=LEARNING_RATE, weight_decay=0.05, fused=True)
     steps = epochs * (len(images) // BATCH_SIZE)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lr_factor(step, steps))
-    order = torch.empty(0, dtype=torch.int64)
+    classes = functional.one_hot(targets).float()
     for _ in range(steps):
-        if len(order) < BATCH_SIZE:
-            order = torch.randperm(len(images))
-        batch, order = order[:BATCH_SIZE], order[BATCH_SIZE:]
-        logits = vit(augment(images[batch]))
-        loss = functional.cross_entropy(logits, targets[batch], label_smoothing=LABEL_SMOOTHING)
-        loss.backward()
+        shown, wanted = draw_batch(images, classes)
+        functional.cross_entropy(vit(shown), wanted, label_smoothing=LABEL_SMOOTHING).backward()
         nn.utils.clip_grad_norm_(vit.parameters(), CLIP_GRAD)
         optimizer.step()
         optimizer.zero_grad()
@@ -127,12 +127,24 @@ def lr_factor(step: int, steps: int) -> float:
     )
 
 
+def draw_batch(images: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+    """Return half a batch of digits and half a batch of mosaics, with their class shares."""
+    count = BATCH_SIZE // 2
+    single = torch.randint(len(images), (count,))
+    tile = torch.randint(len(images), (count, TILES))
+    filled = torch.rand(count, TILES).argsort(dim=1) < torch.randint(1, TILES + 1, (count, 1))
+    share = filled / filled.sum(dim=1, keepdim=True)
+    mosaics = join_tiles(augment(images[tile.flatten()]), filled)
+    return (
+        torch.cat([augment(images[single]), mosaics]),
+        torch.cat([classes[single], (classes[tile] * share[:, :, None]).sum(dim=1)]),
+    )
+
+
 def augment(images: Tensor) -> Tensor:
-    """Turn, move and resize normalised images [B, 3, H, W], half of them down to small ones."""
+    """Turn, move and resize normalised images [B, 3, H, W]."""
     count = len(images)
-    near = torch.empty(count).uniform_(0.9, 1.2)
-    far = torch.exp(torch.empty(count).uniform_(math.log(0.85), math.log(ZOOM_OUT)))
-    zoom = torch.where(torch.rand(count) < 0.5, near, far)
+    zoom = torch.empty(count).uniform_(0.85, ZOOM_OUT)
     angle = torch.empty(count).uniform_(-0.25, 0.25)
     shift = torch.empty(count, 2).uniform_(-1, 1) * ((zoom - 1).clamp(min=0) + 0.1)[:, None]
     rotation = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], dim=1)
@@ -140,7 +152,16 @@ def augment(images: Tensor) -> Tensor:
     grid = functional.affine_grid(
         torch.cat([scaled, shift[:, :, None]], dim=2), list(images.shape), align_corners=False
     )
-    return functional.grid_sample(images, grid, padding_mode="border", align_corners=False)
+    return functional.grid_sample(images - BLACK, grid, align_corners=False) + BLACK
+
+
+def join_tiles(images: Tensor, filled: Tensor) -> Tensor:
+    """Shrink images [4 B, 3, H, W] to half and join them, where `filled` [B, 4], 2 by 2."""
+    tiles = functional.avg_pool2d(images, 2) - BLACK
+    count, channels, height, width = tiles.shape
+    grid = tiles * filled.reshape(count, 1, 1, 1)
+    grid = grid.view(-1, 2, 2, channels, height, width).permute(0, 3, 1, 4, 2, 5)
+    return grid.reshape(-1, channels, 2 * height, 2 * width) + BLACK
 
 
 @torch.inference_mode()

@@ -32,15 +32,16 @@ TOP = 5
 """Classes of each image that the predictions name."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Evaluation:
     """What is known of a trained cell; M images, N0 patches, C features.
 
     Attributes:
         metrics: Plain numbers and words. Rates of correct answers are in percent, `tokens` is the
             mean number of patch tokens after each stage block (keys are strings), `gmacs` and
-            `gflops` are an image's, `images_per_second` is the median over repeated batches on
-            the device, `peak_memory_mb` (2^20 bytes) that of the GPU's allocator, None on a CPU.
+            `gflops` are an image's. `images_per_second` is the median over repeated batches on
+            the device, `peak_memory_mb` (2^20 bytes) what the GPU's allocator needed for them;
+            None on a CPU, where a process has no such peak of its own.
         patterns: `image` int32 [M] index in the split, `grid` int64 [2] rows and columns of
             patches, `depth` () blocks; for each stage block l `tokens_l` int16 [M] and, where the
             method has them, `kept_l` [M, K] patch indices in sequence order and `group_l`
@@ -90,28 +91,29 @@ def evaluate_cell(
     loader = eval_loader(
         dataset.val, transform, batch_size=batch_size, num_workers=recipe.loader_workers
     )
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
     found = _run(model, loader, device, dtype)
-    memory = torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else None
-    logits, targets = found["logits"], found["target"]
+    speed = _speed(model, next(iter(loader))[0].to(device), dtype)
     describe = _multi_label if dataset.task == "multi_label" else _single_label
-    scores, columns = describe(logits, targets)
-    losses = image_losses(recipe, dataset.task, logits, targets)
+    scores, columns = describe(found["logits"], found["target"])
+    losses = image_losses(recipe, dataset.task, found["logits"], found["target"])
     metrics = {
         "metric": dataset.metric,
         "accuracy": scores[dataset.metric],
         **scores,
         "loss": losses.double().mean().item(),
-        "images": len(targets),
+        "images": len(losses),
         **_cost(model, found),
-        "images_per_second": _images_per_second(model, next(iter(loader))[0], device, dtype),
-        "peak_memory_mb": memory,
+        **speed,
         "select_on": recipe.select_on,
         "family": reduction.METHODS[cell.method].family,
     }
-    predictions = pd.DataFrame({"image": found["image"].numpy(), **columns, "loss": losses.numpy()})
-    return Evaluation(metrics, _patterns(model, found), _arrays(found, "cls_"), predictions)
+    predictions = {"image": found["image"].numpy(), **columns, "loss": losses.numpy()}
+    return Evaluation(
+        metrics=metrics,
+        patterns=_patterns(model, found),
+        features=_arrays(found, "cls_"),
+        predictions=pd.DataFrame(predictions),
+    )
 
 
 @torch.inference_mode()
@@ -207,20 +209,24 @@ def _cost(model: ReducedVisionTransformer, found: Mapping[str, Tensor]) -> dict[
 
 
 @torch.inference_mode()
-def _images_per_second(
-    model: ReducedVisionTransformer,
-    images: Tensor,
-    device: torch.device,
-    dtype: torch.dtype | None,
-) -> float:
-    """Return the median speed over repeated batches, without data loading and trace."""
-    images = images.to(device)
+def _speed(
+    model: ReducedVisionTransformer, images: Tensor, dtype: torch.dtype | None
+) -> dict[str, float | None]:
+    """Run a batch repeatedly, without data loading and trace; return speed and memory."""
+    on_gpu = images.is_cuda
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats(images.device)
     seconds = []
     for _ in range(WARMUP_BATCHES + TIMED_BATCHES):
         started = time.perf_counter()
-        with autocast(device, dtype):
+        with autocast(images.device, dtype):
             model(images)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        if on_gpu:
+            torch.cuda.synchronize(images.device)
         seconds.append(time.perf_counter() - started)
-    return len(images) / statistics.median(seconds[WARMUP_BATCHES:])
+    return {
+        "images_per_second": len(images) / statistics.median(seconds[WARMUP_BATCHES:]),
+        "peak_memory_mb": (
+            torch.cuda.max_memory_allocated(images.device) / 2**20 if on_gpu else None
+        ),
+    }
