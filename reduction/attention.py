@@ -22,6 +22,7 @@ class AttentionView:
         self.x = x
         self.num_prefix = tokens.num_prefix
         self.bias = tokens.attention_mask()
+        self.policy = None if tokens.policy is None else tokens.weights()
         shape = (*x.shape[:2], 3, attention.num_heads, attention.head_dim)
         queries, keys, values = attention.qkv(x).view(shape).permute(2, 0, 3, 1, 4).unbind(0)
         self.queries: Tensor = attention.q_norm(queries)
@@ -31,25 +32,33 @@ class AttentionView:
         self.values: Tensor = values
         """[B, H, P + N, D]."""
 
-    def probabilities(self, rows: slice) -> Tensor:
-        """Softmax attention of the query `rows`, [B, H, rows, P + N], at least float32.
+    def probabilities(self, rows: slice, heads: slice) -> Tensor:
+        """Softmax attention of the query `rows`, [B, heads, rows, P + N], at least float32.
 
         Out of autocast: scores rounded to bfloat16 tie, and ties decide which tokens stay.
         """
         with torch.autocast(self.queries.device.type, enabled=False):
-            queries = at_least_float32(self.queries[:, :, rows]) * self.attention.scale
-            logits = queries @ at_least_float32(self.keys).transpose(-2, -1)
+            queries = at_least_float32(self.queries[:, heads, rows]) * self.attention.scale
+            logits = queries @ at_least_float32(self.keys[:, heads]).mT
             return (logits if self.bias is None else logits + self.bias).softmax(dim=-1)
 
     @cached_property
     def cls_heads(self) -> Tensor:
         """[B, H, N] attention of the CLS token on each patch token, for each head."""
-        return self.probabilities(slice(0, 1))[:, :, 0, self.num_prefix :]
+        return self.probabilities(slice(1), slice(None))[:, :, 0, self.num_prefix :]
 
     @property
     def cls(self) -> Tensor:
         """[B, N] attention of the CLS token on each patch token, mean over heads."""
         return self.cls_heads.mean(dim=1)
+
+    @property
+    def received(self) -> Tensor:
+        """[B, N] attention each patch token gets from all tokens, summed over heads and queries."""
+        total = self.queries.new_zeros(())
+        for head in range(self.attention.num_heads):  # one map at a time: it is the largest tensor
+            total = total + self.probabilities(slice(None), slice(head, head + 1)).sum(dim=(1, 2))
+        return total[:, self.num_prefix :]
 
     @property
     def mean_keys(self) -> Tensor:
@@ -71,12 +80,33 @@ class AttentionView:
 
     def _attend(self, queries: Tensor) -> Tensor:
         attention = self.attention
+        if self.policy is not None:
+            probabilities = policy_softmax(queries @ self.keys.mT * attention.scale, self.policy)
+            return attention.attn_drop(probabilities).to(queries.dtype) @ self.values
         bias = None if self.bias is None else self.bias.to(queries.dtype)
         if attention.fused_attn:
             dropout = attention.attn_drop.p if attention.training else 0.0
             return F.scaled_dot_product_attention(
                 queries, self.keys, self.values, attn_mask=bias, dropout_p=dropout
             )
-        logits = (queries * attention.scale) @ self.keys.transpose(-2, -1)
+        logits = (queries * attention.scale) @ self.keys.mT
         weights = (logits if bias is None else logits + bias).softmax(dim=-1)
         return attention.attn_drop(weights) @ self.values
+
+
+def policy_softmax(scores: Tensor, policy: Tensor) -> Tensor:
+    """Return attention in which tokens see themselves and what the policy keeps, differentiably.
+
+    Rao et al., DynamicViT, NeurIPS 2021, equation 11, with eps = 1e-6 and at least float32.
+
+    Args:
+        scores: [B, H, T, T] scaled logits.
+        policy: [B, T], 1 for tokens that are kept and 0 for others.
+    """
+    eps = 1e-6
+    scores = at_least_float32(scores)
+    itself = torch.eye(scores.shape[-1], dtype=torch.bool, device=scores.device)
+    seen = torch.where(itself, 1.0, policy[:, None, None].to(scores.dtype))
+    exponentials = (scores - scores.amax(dim=-1, keepdim=True)).exp() * seen
+    total = exponentials.sum(dim=-1, keepdim=True)
+    return (exponentials + eps / scores.shape[-1]) / (total + eps)

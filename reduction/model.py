@@ -34,25 +34,36 @@ class ReducedVisionTransformer(VisionTransformer):
     reduction_loc: tuple[int, ...]
     """As asked for: the 0-based blocks that reduce."""
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Return the logits of images [B, channels, height, width], as the host does."""
-        return self._classify(self._walk(images, None))
+    def forward(self, images: Tensor, *, image_index: Tensor | None = None) -> Tensor:
+        """Return the logits of images, as the host does.
+
+        Args:
+            images: [B, channels, height, width].
+            image_index: [B] integers, the index of each image in its data set, on which `random`
+                bases its draw in evaluation; None counts through the batch.
+        """
+        return self._classify(self._walk(images, image_index, None))
 
     def forward_features(self, images: Tensor) -> Tensor:
         """Return the tokens left after the last norm, [B, P + N, C]."""
-        return self.norm(self._walk(images, None).x)
+        return self.norm(self._walk(images, None, None).x)
 
     def forward_with_trace(
-        self, images: Tensor, *, weights: bool = False
+        self, images: Tensor, *, image_index: Tensor | None = None, weights: bool = False
     ) -> tuple[Tensor, ReductionTrace]:
         """Return the logits and what happened to the tokens.
 
         Args:
             images: [B, channels, height, width].
+            image_index: See `forward`.
             weights: Also record the weights of soft merging (large: [B, K, N_in] a stage).
         """
         trace = ReductionTrace(stages=tuple(stages_by_block(self)))
-        tokens = self._walk(images, lambda patches: Recorder(trace, patches, weights=weights))
+        tokens = self._walk(
+            images, image_index, lambda patches: Recorder(trace, patches, weights=weights)
+        )
+        if tokens.policy is not None:
+            trace.features = self.norm(tokens.x)[:, tokens.num_prefix :]
         return self._classify(tokens), trace
 
     def forward_intermediates(self, *args: Any, **kwargs: Any) -> Any:
@@ -61,33 +72,47 @@ class ReducedVisionTransformer(VisionTransformer):
             "a reduced model has no feature maps; use forward_with_trace, or reduction.unreduce it"
         )
 
-    def _walk(self, images: Tensor, record: Callable[[Tensor], Recorder] | None) -> Tokens:
+    def _walk(
+        self,
+        images: Tensor,
+        image_index: Tensor | None,
+        record: Callable[[Tensor], Recorder] | None,
+    ) -> Tokens:
         """Run embedding and blocks; `record` makes the recorder from the first patch tokens."""
+        stages = stages_by_block(self)
         x = self.norm_pre(self.patch_drop(self._pos_embed(self.patch_embed(images))))
         patches = x[:, self.num_prefix_tokens :]
+        masked = self.training and any(stage.masks_in_training for stage in stages.values())
         tokens = Tokens(
             x=x,
             num_prefix=self.num_prefix_tokens,
             num_patches=patches.shape[1],
             grid=self.patch_embed.dynamic_feat_size(images.shape[-2:]),
+            policy=torch.ones_like(patches[..., 0]) if masked else None,
+            image_index=image_index,
             recorder=None if record is None else record(patches),
         )
-        stages = stages_by_block(self)
         for index, block in enumerate(self.blocks):
-            tokens = self._run_block(block, stages.get(index), tokens)
+            watched = index + 1 in stages and stages[index + 1].looks_back
+            tokens = self._run_block(block, stages.get(index), tokens, watched=watched)
             if tokens.recorder is not None:
                 self._note(tokens, tokens.recorder, index, stages.get(index))
         return tokens
 
-    def _run_block(self, block: Block, stage: Stage | None, tokens: Tokens) -> Tokens:
+    def _run_block(
+        self, block: Block, stage: Stage | None, tokens: Tokens, *, watched: bool
+    ) -> Tokens:
         if stage is not None:
             tokens = stage.before_block(tokens)
-            if stage.opens_block():
-                return open_block(block, stage, tokens)
+        opened = stage is not None and stage.opens_block()
+        if opened or watched or tokens.policy is not None:
+            return open_block(block, stage, tokens, watched=watched)
         mask = tokens.attention_mask()
         if self.grad_checkpointing and torch.is_grad_enabled():
-            return replace(tokens, x=checkpoint(block, tokens.x, mask))
-        return replace(tokens, x=block(tokens.x, attn_mask=mask))
+            x = checkpoint(block, tokens.x, mask)
+        else:
+            x = block(tokens.x, attn_mask=mask)
+        return replace(tokens, x=x, attention=None)
 
     def _note(self, tokens: Tokens, recorder: Recorder, index: int, stage: Stage | None) -> None:
         if stage is not None:
@@ -111,15 +136,18 @@ class ReducedVisionTransformer(VisionTransformer):
         return _blank, (self.host_class,), self.__dict__
 
 
-def open_block(block: Block, stage: Stage, tokens: Tokens) -> Tokens:
-    """Run timm's `Block` with a stage that acts inside it."""
+def open_block(block: Block, stage: Stage | None, tokens: Tokens, *, watched: bool) -> Tokens:
+    """Run timm's `Block` with a stage that acts inside it, or for one that looks back at it."""
     attention = AttentionView(block.attn, block.norm1(tokens.x), tokens)
-    tokens, rows = stage.select_queries(tokens, attention)
+    rows = None
+    if stage is not None:
+        tokens, rows = stage.select_queries(tokens, attention)
     x = tokens.x + block.drop_path1(block.ls1(attention.output(rows)))
-    tokens = stage.after_attention(replace(tokens, x=x), attention)
-    return replace(
-        tokens, x=tokens.x + block.drop_path2(block.ls2(block.mlp(block.norm2(tokens.x))))
-    )
+    tokens = replace(tokens, x=x, attention=attention if watched else None)
+    if stage is not None:
+        tokens = stage.after_attention(tokens, attention)
+    x = tokens.x
+    return replace(tokens, x=x + block.drop_path2(block.ls2(block.mlp(block.norm2(x)))))
 
 
 def stages_by_block(model: VisionTransformer) -> dict[int, Stage]:

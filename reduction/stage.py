@@ -71,6 +71,10 @@ class Stage(nn.Module):
     """Whether the keep rate decides how many tokens are left."""
     pads: ClassVar[bool] = False
     """Whether images of a batch may keep different numbers of tokens."""
+    masks_in_training: ClassVar[bool] = False
+    """Whether training drops nothing, but masks tokens in the attention of every block."""
+    looks_back: bool = False
+    """Whether `before_block` needs the attention of the block before."""
 
     def __init__(self, spec: StageSpec) -> None:
         super().__init__()

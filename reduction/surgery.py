@@ -49,15 +49,14 @@ def reduce(
     _check_host(vit, method, stage_class)
     blocks = check_blocks(reduction_loc, len(vit.blocks))
     schedule = stage_class.schedule(keep_rate, blocks, **options)
-    _check_blocks(vit, method, stage_class, schedule)
-    specs = _specs(vit, schedule)
+    stages = [stage_class(spec, **options) for spec in _specs(vit, schedule)]
+    _check_blocks(vit, method, stages)
     weight = next(vit.patch_embed.parameters())
-    stages = nn.ModuleList(stage_class(spec, **options) for spec in specs)
 
     host_class: type = type(vit)
     model = _shallow_copy(vit)
     model.__class__ = reduced_class(host_class)
-    model.stages = stages.to(device=weight.device, dtype=weight.dtype).train(vit.training)
+    model.stages = nn.ModuleList(stages).to(weight).train(vit.training)
     model.method, model.keep_rate, model.reduction_loc = method, keep_rate, blocks
     return model
 
@@ -144,12 +143,13 @@ def _check_host(vit: object, method: str, stage_class: type[Stage]) -> None:
         )
 
 
-def _check_blocks(
-    vit: VisionTransformer, method: str, stage_class: type[Stage], schedule: dict[int, float]
-) -> None:
-    if not stage_class.opens_block():
-        return
-    for index in schedule:
+def _check_blocks(vit: VisionTransformer, method: str, stages: Sequence[Stage]) -> None:
+    for index in sorted(_opened(stages, len(vit.blocks))):
+        if index < 0:
+            raise ValueError(
+                f"reduction_loc starts at block 0, but must start at 1 or later for {method}, "
+                "which looks at the attention of the block before"
+            )
         block = vit.blocks[index]
         plain_block = type(block).forward is Block.forward
         if not plain_block or type(block.attn).forward is not Attention.forward:
@@ -158,6 +158,14 @@ def _check_blocks(
                 f"block {index} is built with {kind}, "
                 f"but must be timm's Block with Attention for {method}"
             )
+
+
+def _opened(stages: Sequence[Stage], depth: int) -> set[int]:
+    """Blocks whose inside the stages look at or change."""
+    if any(stage.masks_in_training for stage in stages):
+        return set(range(depth))
+    inside = {stage.spec.block for stage in stages if stage.opens_block()}
+    return inside | {stage.spec.block - 1 for stage in stages if stage.looks_back}
 
 
 def _specs(vit: VisionTransformer, schedule: dict[int, float]) -> list[StageSpec]:

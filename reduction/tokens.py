@@ -6,12 +6,15 @@ D channels of a head.
 """
 
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import Tensor
 
 from reduction.trace import Recorder
+
+if TYPE_CHECKING:
+    from reduction.attention import AttentionView
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,6 +35,13 @@ class Tokens:
     """[B, N] bool, False for padding; None where all tokens are real."""
     key_bias: Tensor | None = None
     """[B, P + N] float, added to the attention logits of each key; None for zeros."""
+    policy: Tensor | None = None
+    """[B, N] float, 1 for tokens kept and 0 for those dropped by a method that only masks them in
+    training, with its gradient; None for all others."""
+    attention: "AttentionView | None" = None
+    """Attention of the block just run, for a stage that looks back at it; else None."""
+    image_index: Tensor | None = None
+    """[B] integer, index of each image in its data set; None where not given."""
     recorder: Recorder | None = None
     """Takes note of what is kept and merged; None where no trace was asked for."""
 
@@ -67,8 +77,9 @@ class Tokens:
         return self.x.new_full((self.x.shape[0],), self.count, dtype=torch.int64)
 
     def weights(self) -> Tensor | None:
-        """[B, P + N] how much each token counts: its size, 0 for padding; None where all equal."""
-        weights = self.sizes if self.mask is None else self.mask.to(self.x.dtype)
+        """[B, P + N] how much each token counts, 0 for padding; None where all count the same."""
+        weights = self.sizes if self.policy is None else self.policy
+        weights = weights if self.mask is None else self.mask.to(self.x.dtype)
         if weights is None:
             return None
         return torch.cat((weights.new_ones(weights.shape[0], self.num_prefix), weights), dim=1)

@@ -30,6 +30,11 @@ class ReductionTrace:
     cls: dict[int, Tensor] = field(default_factory=dict)
     """Block -> [B, C] float CLS token after the block, for each stage and the last block; empty
     for hosts without one."""
+    decisions: dict[int, Tensor] = field(default_factory=dict)
+    """Block -> [B, N0] float, 1 for patches kept and 0 for those dropped so far, differentiable;
+    methods that only mask tokens in training, and only there."""
+    features: Tensor | None = None
+    """[B, N0, C] patch tokens after the last norm, where there are `decisions`."""
 
 
 class Recorder:

@@ -13,12 +13,18 @@ CLASSES = {
     "topk": "topk:TopK",
     "evit": "evit:EViT",
     "ats": "ats:ATS",
+    "dynamicvit": "dynamicvit:DynamicViT",
+    "tome": "tome:ToMe",
+    "atc": "atc:ATC",
+    "kmedoids": "kmedoids:KMedoids",
+    "dpcknn": "dpcknn:DPCKNN",
+    "sit": "sit:SiT",
+    "patchmerger": "patchmerger:PatchMerger",
+    "sinkhorn": "sinkhorn:Sinkhorn",
     "l1": "radial:L1",
     "l2": "radial:L2",
     "linf": "radial:LInf",
-    "tome": "tome:ToMe",
-    "dpcknn": "dpcknn:DPCKNN",
-    "sit": "sit:SiT",
+    "random": "random:Random",
 }
 """Method name -> `module:class` within this package."""
 

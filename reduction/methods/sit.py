@@ -5,39 +5,26 @@ import torch.nn.functional as F
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-from reduction.stage import Count, Stage, StageSpec
-from reduction.tokens import Tokens
+from reduction.methods.soft import SoftMerging
+from reduction.stage import Count, StageSpec
 
 
-class SiT(Stage):
-    """Maps the tokens softly to as many as the target at the host's own image size."""
+class SiT(SoftMerging):
+    """Replaces the tokens by weighted sums of them, weights of sum 1 over the tokens."""
 
-    family = "soft"
     citation = "Zong et al., Self-slimmed Vision Transformer, ECCV 2022"
-    patterns = ("groups",)
 
     def __init__(self, spec: StageSpec) -> None:
         super().__init__(spec)
         self.norm = nn.LayerNorm(spec.dim)
         self.fc1 = nn.Linear(spec.dim, spec.dim // 2)
-        self.fc2 = nn.Linear(spec.dim // 2, spec.target(spec.num_patches))
+        self.fc2 = nn.Linear(spec.dim // 2, self.num_outputs)
         self.scale = nn.Parameter(torch.ones(1, 1, 1))
 
     def weights(self, x: Tensor) -> Tensor:
-        """Return the weights [B, K, N] of tokens x [B, N, C], of sum 1 over the tokens."""
+        """Return the softmax over the tokens of the network's outputs."""
         logits = self.fc2(F.gelu(self.fc1(self.norm(x)))) * self.scale
         return logits.softmax(dim=1).transpose(1, 2)
-
-    def before_block(self, tokens: Tokens) -> Tokens:
-        """Replace the tokens by weighted sums of them."""
-        weights = self.weights(tokens.patches)
-        if tokens.recorder is not None:
-            tokens.recorder.merge_softly(self.spec.block, weights)
-        return tokens.with_patches(weights @ tokens.patches)
-
-    def count(self, incoming: int) -> int:
-        """Return the number of outputs, whatever comes in."""
-        return self.fc2.out_features
 
     def macs(self, incoming: Count, left: Count, block: Block) -> Count:
         """Return the cost of the network and of the sums."""

@@ -31,14 +31,24 @@ ENTRIES = [
     Entry("topk"),
     Entry("evit"),
     Entry("ats", plain_at_rate_1=False),
+    Entry("dynamicvit"),
+    Entry("random"),
     Entry("l1"),
     Entry("l2"),
     Entry("linf"),
     Entry("l2", {"schedule": "linear"}, plain_at_rate_1=False),
     Entry("tome", sized=True),
+    Entry("atc", sized=True),
+    Entry("atc", {"linkage": "single", "proportional": False}, sized=True),
+    Entry("kmedoids"),
+    Entry("kmedoids", {"cost": "within", "iters": 1}),
+    Entry("kmedoids", {"equal_weight": True}),
     Entry("dpcknn"),
     Entry("dpcknn", {"equal_weight": True}),
     Entry("sit", plain_at_rate_1=False),
+    Entry("patchmerger", plain_at_rate_1=False),
+    Entry("patchmerger", {"scaled": True}, plain_at_rate_1=False),
+    Entry("sinkhorn", plain_at_rate_1=False),
 ]
 
 
@@ -151,7 +161,9 @@ class TestMethod:
     def test_an_image_does_not_see_its_batch(self, model, small_images):
         together, trace = model.forward_with_trace(small_images)
         for index in range(3):
-            alone, own = model.forward_with_trace(small_images[index : index + 1])
+            alone, own = model.forward_with_trace(
+                small_images[index : index + 1], image_index=torch.tensor([index])
+            )
             torch.testing.assert_close(alone[0], together[index], rtol=0, atol=1e-5)
             for block in trace.kept:
                 kept, expected = own.kept[block][0], trace.kept[block][index]

@@ -26,10 +26,15 @@ METHOD_CASES = [
     Case("topk", "topk"),
     Case("evit", "evit"),
     Case("ats", "ats"),
+    Case("dyvit", "dynamicvit", "dyvit"),
     Case("tome", "tome"),
+    Case("kmedoids", "kmedoids"),
+    Case("kmedoids_eq", "kmedoids", options={"equal_weight": True}),
     Case("dpcknn", "dpcknn", "dpcknn"),
     Case("dpcknn_eq", "dpcknn", options={"equal_weight": True}),
     Case("sit", "sit", "sit"),
+    Case("patchmerger", "patchmerger", "patchmerger"),
+    Case("sinkhorn", "sinkhorn", "sinkhorn"),
     *(Case(f"heuristic_{norm}", norm) for norm in ("l1", "l2", "linf")),
     *(
         Case(f"heuristic_{norm}_contig", norm, rates=(None,), options={"schedule": "linear"})
@@ -57,6 +62,8 @@ def run(request, reference_host, reference_images, reference_cases, reference_ex
         for key, value in reference_cases.items()
         if key.startswith(f"{name}/")
     }
+    for stage, first in zip(model.stages, arrays.get("init_index", ()), strict=False):
+        stage.first_token = lambda count, first=int(first): first  # the study's own draw
     with torch.no_grad():
         logits, trace = model.forward_with_trace(reference_images, weights=True)
     return name, arrays, model, logits, trace

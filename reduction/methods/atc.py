@@ -1,0 +1,104 @@
+"""ATC: cluster the tokens bottom-up on the similarity of their keys."""
+
+import torch
+import torch.nn.functional as F
+from timm.models.vision_transformer import Block
+from torch import Tensor
+
+from reduction.attention import AttentionView
+from reduction.stage import Count, Stage, StageSpec
+from reduction.tokens import Tokens, merge_by_size, weigh_keys
+
+LINKAGES = ("average", "single", "complete")
+
+
+class ATC(Stage):
+    """Merges the two nearest clusters until the target count is left, in order of first member."""
+
+    family = "merging"
+    citation = "Haurum et al., Agglomerative Token Clustering, ECCV 2024"
+    patterns = ("groups",)
+
+    def __init__(
+        self, spec: StageSpec, *, linkage: str = "average", proportional: bool = True
+    ) -> None:
+        """Set up the stage.
+
+        Args:
+            spec: Where the stage sits.
+            linkage: Distance of clusters: the mean (`average`), least (`single`) or largest
+                (`complete`) cosine distance of their tokens' keys.
+            proportional: Weight keys by token size from then on.
+        """
+        super().__init__(spec)
+        if linkage not in LINKAGES:
+            raise ValueError(f"linkage is {linkage!r}, but must be one of {', '.join(LINKAGES)}")
+        self.linkage = linkage
+        self.proportional = proportional
+
+    def after_attention(self, tokens: Tokens, attention: AttentionView) -> Tokens:
+        """Replace the tokens by the size-weighted means of clusters."""
+        target = self.spec.target(tokens.num_patches)
+        if target >= tokens.count:
+            return tokens
+        keys = attention.mean_keys[:, tokens.num_prefix :]
+        assignment = agglomerate(cosine_distances(keys), target, self.linkage)
+        if tokens.recorder is not None:
+            tokens.recorder.merge(self.spec.block, assignment)
+        merged = merge_by_size(tokens, assignment, target)
+        return weigh_keys(merged) if self.proportional else merged
+
+    def macs(self, incoming: Count, left: Count, block: Block) -> Count:
+        """Return the cost of the similarities."""
+        return incoming * incoming * block.attn.head_dim
+
+
+@torch.no_grad()
+def cosine_distances(x: Tensor) -> Tensor:
+    """Return one minus the cosines [B, N, N] of the rows of x [B, N, D]."""
+    x = F.normalize(x, dim=-1)
+    with torch.autocast(x.device.type, enabled=False):
+        return 1 - x @ x.mT
+
+
+@torch.no_grad()
+def agglomerate(distance: Tensor, num_clusters: int, linkage: str) -> Tensor:
+    """Return the cluster [B, N] of each token, clusters numbered by their first members.
+
+    Lance and Williams' update of a distance matrix, for all images at once.
+
+    Args:
+        distance: [B, N, N], symmetric.
+        num_clusters: Clusters to stop at, in 1..N.
+        linkage: `average`, `single` or `complete`.
+    """
+    batch, count = distance.shape[:2]
+    image = torch.arange(batch, device=distance.device)
+    token = torch.arange(count, device=distance.device)
+    distance = distance.masked_fill(token == token[:, None], torch.inf)
+    sizes = distance.new_ones(batch, count)
+    leader = token.repeat(batch, 1)
+    for _ in range(count - num_clusters):
+        nearest = distance.flatten(1).argmin(dim=1)
+        pair = torch.stack((nearest // count, nearest % count))
+        stays, goes = pair.amin(dim=0), pair.amax(dim=0)
+        merged = _linked(distance[image, stays], distance[image, goes], sizes, stays, goes, linkage)
+        merged[image, stays] = torch.inf
+        distance[image, stays] = distance[image, :, stays] = merged
+        distance[image, goes] = distance[image, :, goes] = torch.inf
+        sizes[image, stays] += sizes[image, goes]
+        leader = torch.where(leader == goes[:, None], stays[:, None], leader)
+    number = (leader == token).cumsum(dim=1) - 1
+    return number.gather(1, leader)
+
+
+def _linked(
+    one: Tensor, other: Tensor, sizes: Tensor, stays: Tensor, goes: Tensor, linkage: str
+) -> Tensor:
+    """Distances [B, N] of the union of two clusters, from those of each to all clusters."""
+    if linkage == "single":
+        return torch.minimum(one, other)
+    if linkage == "complete":
+        return torch.maximum(one, other)
+    weight, other_weight = (sizes.gather(1, index[:, None]) for index in (stays, goes))
+    return (weight * one + other_weight * other) / (weight + other_weight)

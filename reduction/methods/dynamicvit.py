@@ -1,0 +1,84 @@
+"""DynamicViT: a small network per stage learns which tokens to drop."""
+
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
+
+from reduction.stage import Count, Stage, StageSpec
+from reduction.tokens import Tokens, gather_tokens, largest
+
+
+class DynamicViT(Stage):
+    """Keeps the tokens that the network most wants to keep, in descending order.
+
+    Training draws the decisions instead, and masks tokens in all attention rather than dropping
+    them; `ReductionTrace.decisions` and `.features` have what the loss needs.
+    """
+
+    family = "pruning"
+    citation = "Rao et al., DynamicViT: Dynamic Token Sparsification, NeurIPS 2021"
+    patterns = ("kept",)
+    masks_in_training = True
+
+    def __init__(self, spec: StageSpec) -> None:
+        super().__init__(spec)
+        dim = spec.dim
+        self.in_norm = nn.LayerNorm(dim)
+        self.in_fc = nn.Linear(dim, dim)
+        self.out_fc1 = nn.Linear(dim, dim // 2)
+        self.out_fc2 = nn.Linear(dim // 2, dim // 4)
+        self.out_fc3 = nn.Linear(dim // 4, 2)
+
+    def log_probabilities(self, x: Tensor, policy: Tensor) -> Tensor:
+        """Return log-probabilities [B, N, 2] to keep and to drop tokens x [B, N, C].
+
+        Args:
+            x: Patch tokens.
+            policy: [B, N], 1 for tokens kept so far, over which half of the channels are averaged.
+        """
+        local, shared = F.gelu(self.in_fc(self.in_norm(x))).tensor_split([x.shape[-1] // 2], dim=-1)
+        weights = policy[..., None]
+        average = (weights * shared).sum(1, keepdim=True) / weights.sum(1, keepdim=True) + 1e-6
+        hidden = torch.cat((local, average.to(local.dtype).expand_as(shared)), dim=-1)
+        hidden = F.gelu(self.out_fc2(F.gelu(self.out_fc1(hidden))))
+        return self.out_fc3(hidden).log_softmax(dim=-1)
+
+    def before_block(self, tokens: Tokens) -> Tokens:
+        """Keep the target count of tokens; in training, only decide."""
+        if tokens.policy is not None:
+            return self._decide(tokens, tokens.policy)
+        target = self.spec.target(tokens.num_patches)
+        if target >= tokens.count:
+            return tokens
+        everything = torch.ones_like(tokens.patches[..., 0])
+        index = largest(self.log_probabilities(tokens.patches, everything)[..., 0], target)
+        if tokens.recorder is not None:
+            tokens.recorder.keep(self.spec.block, index)
+        return tokens.with_patches(gather_tokens(tokens.patches, index))
+
+    def _decide(self, tokens: Tokens, policy: Tensor) -> Tokens:
+        logits = self.log_probabilities(tokens.patches, policy)
+        kept = straight_through(logits + gumbel_noise(logits))[..., 0] * policy
+        if tokens.recorder is not None:
+            tokens.recorder.trace.decisions[self.spec.block] = kept
+        return replace(tokens, policy=kept)
+
+    def macs(self, incoming: Count, left: Count, block: Block) -> Count:
+        """Return the cost of the network."""
+        layers = (self.in_fc, self.out_fc1, self.out_fc2, self.out_fc3)
+        return incoming * sum(layer.in_features * layer.out_features for layer in layers)
+
+
+def gumbel_noise(logits: Tensor) -> Tensor:
+    """Return standard Gumbel noise of the same shape."""
+    return -torch.empty_like(logits).exponential_().log()
+
+
+def straight_through(logits: Tensor) -> Tensor:
+    """Return the one-hot of the largest over the last dimension, with the softmax's gradient."""
+    soft = logits.softmax(dim=-1)
+    hard = torch.zeros_like(logits).scatter(-1, logits.argmax(dim=-1, keepdim=True), 1.0)
+    return hard + soft - soft.detach()

@@ -1,0 +1,73 @@
+"""Sinkhorn: an entropic transport plan takes the tokens to learnt centres."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
+
+from reduction.methods.soft import SoftMerging
+from reduction.stage import Count, StageSpec
+
+
+class Sinkhorn(SoftMerging):
+    """Replaces the tokens by sums of the unit-length ones under the transport plan."""
+
+    citation = (
+        "Haurum et al., Multi-scale Hybrid Vision Transformer and Sinkhorn Tokenizer, "
+        "Automation in Construction 2022"
+    )
+
+    def __init__(self, spec: StageSpec, *, eps: float = 1.0, iters: int = 3) -> None:
+        """Set up the stage.
+
+        Args:
+            spec: Where the stage sits.
+            eps: Weight of the entropy; the larger, the more even the plan.
+            iters: Rounds of scaling to the marginals.
+        """
+        super().__init__(spec)
+        if eps <= 0:
+            raise ValueError(f"eps is {eps:g}, but must be above 0")
+        if iters < 1:
+            raise ValueError(f"iters is {iters}, but must be at least 1")
+        self.eps = eps
+        self.iters = iters
+        self.centers = nn.Parameter(F.normalize(torch.randn(self.num_outputs, spec.dim), dim=-1))
+
+    def prepare(self, x: Tensor) -> Tensor:
+        """Scale the tokens to unit length."""
+        return F.normalize(x, dim=-1)
+
+    def weights(self, x: Tensor) -> Tensor:
+        """Return the transport plan, scaled so that every token gives 1 in all."""
+        return sinkhorn_plan(self._unit_centers() @ x.transpose(1, 2) / self.eps, self.iters)
+
+    def _unit_centers(self) -> Tensor:
+        # Only training writes: rounding makes each normalisation of unit vectors a new result,
+        # and evaluation has to repeat itself.
+        unit = F.normalize(self.centers, dim=-1)
+        if not self.training:
+            return unit
+        with torch.no_grad():
+            self.centers.copy_(unit)
+        return self.centers
+
+    def macs(self, incoming: Count, left: Count, block: Block) -> Count:
+        """Return the cost of the scores and of the sums."""
+        return 2 * incoming * left * self.spec.dim
+
+
+def sinkhorn_plan(scores: Tensor, iters: int) -> Tensor:
+    """Return the plan [B, K, N] times K + N of `scores` [B, K, N], in the log domain.
+
+    Every row and column has the marginal 1 / (K + N), as the published study ran; the columns
+    (tokens) come last, so that theirs hold exactly.
+    """
+    marginal = -math.log(sum(scores.shape[1:]))
+    columns = torch.zeros_like(scores[:, :1])
+    for _ in range(iters):
+        rows = marginal - (scores + columns).logsumexp(dim=2, keepdim=True)
+        columns = marginal - (scores + rows).logsumexp(dim=1, keepdim=True)
+    return (scores + rows + columns - marginal).exp()

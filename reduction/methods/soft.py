@@ -1,0 +1,39 @@
+"""What soft merging methods share: a fixed number of outputs, each a weighted sum of tokens."""
+
+from abc import abstractmethod
+
+from torch import Tensor
+
+from reduction.stage import Stage, StageSpec
+from reduction.tokens import Tokens
+
+
+class SoftMerging(Stage):
+    """Maps any number of tokens to as many outputs as the target at the host's own size."""
+
+    family = "soft"
+    patterns = ("groups",)
+
+    def __init__(self, spec: StageSpec) -> None:
+        super().__init__(spec)
+        self.num_outputs = spec.target(spec.num_patches)
+
+    def prepare(self, x: Tensor) -> Tensor:
+        """Return what is summed, and looked at for the weights, for tokens x [B, N, C]."""
+        return x
+
+    @abstractmethod
+    def weights(self, x: Tensor) -> Tensor:
+        """Return the weights [B, K, N] of the prepared tokens x [B, N, C]."""
+
+    def before_block(self, tokens: Tokens) -> Tokens:
+        """Replace the tokens by weighted sums of them."""
+        x = self.prepare(tokens.patches)
+        weights = self.weights(x)
+        if tokens.recorder is not None:
+            tokens.recorder.merge_softly(self.spec.block, weights)
+        return tokens.with_patches(weights @ x)
+
+    def count(self, incoming: int) -> int:
+        """Return the number of outputs, whatever comes in."""
+        return self.num_outputs
