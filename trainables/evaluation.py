@@ -17,10 +17,8 @@ import reduction
 from reduction import ReductionTrace
 from reduction.model import ReducedVisionTransformer
 from trainables.cell import Cell
-from trainables.data import open_dataset
-from trainables.data.loader import eval_loader
-from trainables.data.transforms import eval_transform
-from trainables.host import build_model, host_mean_std
+from trainables.cell_data import CellData
+from trainables.host import build_model
 from trainables.losses import image_losses
 from trainables.metrics import mean_average_precision, top_k_accuracy
 from trainables.precision import autocast, autocast_dtype
@@ -82,17 +80,14 @@ def evaluate_cell(
         RuntimeError: If the weights do not fit the cell's model.
     """
     torch.set_num_threads(threads)
-    recipe, dataset = cell.recipe, open_dataset(cell.dataset, data_root)
+    recipe, data = cell.recipe, CellData(cell, data_root)
+    dataset, batches = data.dataset, data.eval_batches(data.dataset.val, batch_size)
     model = build_model(cell, len(dataset.class_names), pretrained=False)
     model.load_state_dict(weights)
     model.to(device).eval()
     dtype = autocast_dtype(recipe, device)
-    transform = eval_transform(recipe, dataset.task, *host_mean_std(cell.host))
-    loader = eval_loader(
-        dataset.val, transform, batch_size=batch_size, num_workers=recipe.loader_workers
-    )
-    found = _run(model, loader, device, dtype)
-    speed = _speed(model, next(iter(loader))[0].to(device), dtype)
+    found = _run(model, batches, device, dtype)
+    speed = _speed(model, next(iter(batches))[0].to(device), dtype)
     describe = _multi_label if dataset.task == "multi_label" else _single_label
     scores, columns = describe(found["logits"], found["target"])
     losses = image_losses(recipe, dataset.task, found["logits"], found["target"])

@@ -16,19 +16,11 @@ import numpy as np
 import torch
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from trainables.cell import Cell
-from trainables.data import open_dataset
-from trainables.data.loader import (
-    batches_per_epoch,
-    eval_loader,
-    holdout_split,
-    stream_seed,
-    train_loader,
-)
-from trainables.data.transforms import eval_transform, train_transform
-from trainables.host import build_model, host_mean_std
+from trainables.cell_data import CellData
+from trainables.data.loader import stream_seed
+from trainables.host import build_model
 from trainables.losses import build_criterion, build_mixup
 from trainables.optimizer import build_optimizer, set_learning_rates
 from trainables.precision import autocast, autocast_dtype
@@ -90,32 +82,22 @@ class Finetuning:
         self._best_weights: Weights | None = None
         self._lr: float | None = None
         self._loading: Iterator[Any] | None = None
-        self._set_up_data(data_root)
+        self.data = CellData(cell, data_root)
+        self._steps_per_epoch = math.ceil(self.data.batches_per_epoch / cell.recipe.accumulation)
+        self.total_steps = self._steps_per_epoch * cell.recipe.epochs
         self._set_up_training()
 
-    def _set_up_data(self, data_root: Path | None) -> None:
-        recipe = self.cell.recipe
-        dataset = self.dataset = open_dataset(self.cell.dataset, data_root)
-        self._train, self._selecting = dataset.train, dataset.val
-        if recipe.select_on == "holdout":
-            self._train, self._selecting = holdout_split(dataset.train)
-        statistics = host_mean_std(self.cell.host)
-        self._train_transform = train_transform(recipe, dataset.task, *statistics)
-        self._eval_transform = eval_transform(recipe, dataset.task, *statistics)
-        self._batches = batches_per_epoch(len(self._train), recipe.batch_size)
-        self._steps_per_epoch = math.ceil(self._batches / recipe.accumulation)
-        self.total_steps = self._steps_per_epoch * recipe.epochs
-
     def _set_up_training(self) -> None:
-        recipe, num_classes = self.cell.recipe, len(self.dataset.class_names)
+        recipe, dataset = self.cell.recipe, self.data.dataset
+        num_classes = len(dataset.class_names)
         self.model = build_model(self.cell, num_classes).to(self.device)
         self.ema = ModelEmaV3(self.model, decay=recipe.ema_decay) if recipe.ema_decay else None
         self._optimizer = build_optimizer(self.model, recipe)
         self._dtype = autocast_dtype(recipe, self.device)
         scales = self._dtype is torch.float16
         self._scaler = torch.amp.GradScaler(self.device.type, enabled=scales)
-        self._mixup = build_mixup(recipe, self.dataset.task, num_classes)
-        self._criterion = build_criterion(recipe, self.dataset.task)
+        self._mixup = build_mixup(recipe, dataset.task, num_classes)
+        self._criterion = build_criterion(recipe, dataset.task)
 
     @property
     def finished(self) -> bool:
@@ -158,7 +140,7 @@ class Finetuning:
             "step": self.step,
             "total_steps": self.total_steps,
             "lr": self._lr,
-            "metric": self.dataset.metric,
+            "metric": self.data.dataset.metric,
             "accuracy": self.accuracy,
             "best_accuracy": self._best_meta and self._best_meta["accuracy"],
             "epoch_ended": ended,
@@ -170,7 +152,7 @@ class Finetuning:
         """Return the training's outcome: the best epoch's accuracy, and how it was selected."""
         recipe, best = self.cell.recipe, self._best_meta or {}
         return {
-            "metric": self.dataset.metric,
+            "metric": self.data.dataset.metric,
             "accuracy": best.get("accuracy"),
             "epoch": best.get("epoch"),
             "source": best.get("source"),
@@ -178,7 +160,7 @@ class Finetuning:
             "select_on": recipe.select_on,
             "epochs": recipe.epochs,
             "total_steps": self.total_steps,
-            "train_images": len(self._train),
+            "train_images": len(self.data.train),
         }
 
     def state_dict(self) -> dict[str, Any]:
@@ -224,7 +206,7 @@ class Finetuning:
         """Do one optimiser step over a window of batches; an epoch's last may be shorter."""
         recipe, epoch = self.cell.recipe, self._epoch
         first = self.step % self._steps_per_epoch * recipe.accumulation
-        window = range(first, min(first + recipe.accumulation, self._batches))
+        window = range(first, min(first + recipe.accumulation, self.data.batches_per_epoch))
         self._lr = set_learning_rates(
             self._optimizer, self.step, recipe=recipe, steps_per_epoch=self._steps_per_epoch
         )
@@ -246,25 +228,14 @@ class Finetuning:
         """Return the batch on the device; the loader lives on from one `run` to the next."""
         started = time.perf_counter()
         if self._loading is None:
-            self._loading = iter(self._epoch_loader(epoch, start_batch=number))
+            self._loading = iter(self.data.train_batches(epoch, start_batch=number))
         images, targets, _ = next(self._loading)
-        if number == self._batches - 1:
+        if number == self.data.batches_per_epoch - 1:
             self._loading = None
         progress.waited += time.perf_counter() - started
         return (
             images.to(self.device, non_blocking=True),
             targets.to(self.device, non_blocking=True),
-        )
-
-    def _epoch_loader(self, epoch: int, start_batch: int) -> DataLoader:
-        return train_loader(
-            self._train,
-            self._train_transform,
-            batch_size=self.cell.recipe.batch_size,
-            seed=self.cell.seed,
-            epoch=epoch,
-            start_batch=start_batch,
-            num_workers=self.cell.recipe.loader_workers,
         )
 
     def _backward(self, images: Tensor, targets: Tensor, share: float) -> Tensor:
@@ -289,16 +260,11 @@ class Finetuning:
 
     def _evaluate(self) -> bool:
         """Score the model and its average on the selecting split; return whether one is best."""
-        recipe, metric = self.cell.recipe, self.dataset.metric
+        metric = self.data.dataset.metric
         models = {"model": self.model} | ({"ema": self.ema.module} if self.ema else {})
-        loader = eval_loader(
-            self._selecting,
-            self._eval_transform,
-            batch_size=recipe.batch_size,
-            num_workers=recipe.loader_workers,
-        )
+        batches = self.data.eval_batches(self.data.selecting, self.cell.recipe.batch_size)
         predictions, targets = predict(
-            list(models.values()), loader, device=self.device, dtype=self._dtype
+            list(models.values()), batches, device=self.device, dtype=self._dtype
         )
         scores = [score(metric, logits, targets) for logits in predictions]
         self.accuracy = max(scores)

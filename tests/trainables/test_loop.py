@@ -111,7 +111,7 @@ def test_a_short_window_counts_its_own_batches(make_cell, finetune):
     finetuning = finetune(cell)
     model = copy.deepcopy(finetuning.model).train()
     transform = train_transform(cell.recipe, "single_label", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-    loader = train_loader(finetuning.dataset.train, transform, batch_size=80, seed=0, epoch=0)
+    loader = train_loader(finetuning.data.train, transform, batch_size=80, seed=0, epoch=0)
     images, targets = (torch.cat(part) for part in list(zip(*loader, strict=True))[:2])
     assert len(images) == 160
     functional.cross_entropy(model(images), targets).backward()
