@@ -81,4 +81,4 @@ def straight_through(logits: Tensor) -> Tensor:
     """Return the one-hot of the largest over the last dimension, with the softmax's gradient."""
     soft = logits.softmax(dim=-1)
     hard = torch.zeros_like(logits).scatter(-1, logits.argmax(dim=-1, keepdim=True), 1.0)
-    return hard + soft - soft.detach()
+    return hard + (soft - soft.detach())  # in this order the value is exactly 0 or 1

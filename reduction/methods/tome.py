@@ -44,7 +44,7 @@ class ToMe(Stage):
 
     def macs(self, incoming: Count, left: Count, block: Block) -> Count:
         """Return the cost of the similarities of even and odd tokens."""
-        if not isinstance(incoming, Tensor) and incoming == left:
+        if not isinstance(left, Tensor) and incoming == left:
             return 0
         total = incoming + self.spec.has_cls
         return ((total + 1) // 2) * (total // 2) * block.attn.head_dim

@@ -31,6 +31,16 @@ def reference_modules():
 
 
 @pytest.fixture(scope="session")
+def reference_training():
+    return {key: torch.from_numpy(value) for key, value in load("training_A.npz").items()}
+
+
+@pytest.fixture(scope="session")
+def golden_folder():
+    return GOLDENS
+
+
+@pytest.fixture(scope="session")
 def reference_soft_maps():
     return load("soft_maps_A_kr025_kr070.npz")
 

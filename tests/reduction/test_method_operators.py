@@ -4,9 +4,15 @@ import math
 
 import pytest
 import torch
+from scipy.cluster import hierarchy
+from scipy.spatial.distance import pdist
 
-from reduction.methods import ats, dpcknn, radial, tome
+from reduction.methods import atc, ats, dpcknn, kmedoids, radial, tome
+from reduction.methods.patchmerger import PatchMerger
+from reduction.methods.random import Random
+from reduction.methods.sinkhorn import Sinkhorn
 from reduction.methods.sit import SiT
+from reduction.randomness import scramble
 from reduction.stage import StageSpec
 from reduction.tokens import Tokens, merge_by_size
 
@@ -21,6 +27,10 @@ def make_spec(num_patches=60, target=21, dim=48):
         num_prefix=1,
         has_cls=True,
     )
+
+
+def make_tokens(x):
+    return Tokens(x=torch.cat((x[:, :1], x), 1), num_prefix=1, num_patches=60, grid=(6, 10))
 
 
 def load_stage(stage, extras, prefix):
@@ -99,9 +109,9 @@ def test_density_peaks_are_averaged(reference_modules, reference_extras, equal_w
     stage = dpcknn.DPCKNN(make_spec(), equal_weight=equal_weight).eval()
     load_stage(stage, reference_extras, "dpcknn")
     x = reference_modules["dpcknn/tokens"]
-    tokens = Tokens(x=torch.cat((x[:, :1], x), 1), num_prefix=1, num_patches=60, grid=(6, 10))
     expected = reference_modules[f"dpcknn/merged_{'equal' if equal_weight else 'scored'}"]
-    torch.testing.assert_close(stage.before_block(tokens).patches, expected, rtol=0, atol=1e-5)
+    merged = stage.before_block(make_tokens(x)).patches
+    torch.testing.assert_close(merged, expected, rtol=0, atol=1e-5)
 
 
 def test_density_ties_go_by_position():
@@ -121,15 +131,136 @@ def test_density_noise_only_breaks_ties(reference_modules):
     assert centres.tolist() != [[0, 1, 2]]
 
 
-def test_self_slimming(reference_modules, reference_extras):
-    stage = SiT(make_spec())
-    load_stage(stage, reference_extras, "sit")
+@pytest.mark.parametrize(
+    ("method", "name"), [(SiT, "sit"), (PatchMerger, "patchmerger"), (Sinkhorn, "sinkhorn")]
+)
+def test_soft_merging(reference_modules, reference_extras, method, name):
+    stage = method(make_spec()).eval()
+    load_stage(stage, reference_extras, name)
     x = reference_modules["soft/tokens"]
-    tokens = Tokens(x=torch.cat((x[:, :1], x), 1), num_prefix=1, num_patches=60, grid=(6, 10))
-    weights = stage.weights(x)
-    torch.testing.assert_close(weights, reference_modules["sit/weights"], rtol=0, atol=1e-5)
-    out = stage.before_block(tokens).patches
-    torch.testing.assert_close(out, reference_modules["sit/out"], rtol=0, atol=1e-5)
+    weights = stage.weights(stage.prepare(x))
+    torch.testing.assert_close(weights, reference_modules[f"{name}/weights"], rtol=0, atol=1e-5)
+    out = stage.before_block(make_tokens(x)).patches
+    torch.testing.assert_close(out, reference_modules[f"{name}/out"], rtol=0, atol=1e-5)
+
+
+def test_patchmerger_scaled_by_the_channels(reference_modules, reference_extras):
+    stage = PatchMerger(make_spec(), scaled=True)
+    load_stage(stage, reference_extras, "patchmerger")
+    x = stage.prepare(reference_modules["soft/tokens"])
+    expected = (stage.queries @ x.mT / math.sqrt(48)).softmax(dim=-1)
+    torch.testing.assert_close(stage.weights(x), expected)
+
+
+def test_training_keeps_sinkhorns_centres_at_unit_length(reference_modules):
+    stage = Sinkhorn(make_spec()).train()
+    stage.centers.data *= 3
+    stage.before_block(make_tokens(reference_modules["soft/tokens"]))
+    torch.testing.assert_close(stage.centers.norm(dim=-1), torch.ones(21))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"eps": 0.0}, "eps is 0, but must be above 0"), ({"iters": 0}, "iters is 0, but must be at")],
+)
+def test_sinkhorn_refuses(options, message):
+    with pytest.raises(ValueError, match=message):
+        Sinkhorn(make_spec(), **options)
+
+
+@pytest.mark.parametrize("iters", [0, 1, 3])
+def test_k_medoids(reference_modules, iters):
+    arrays = {name: reference_modules[f"kmedoids/{name}"] for name in ("tokens", "weights")}
+    distance, weights = torch.cdist(arrays["tokens"], arrays["tokens"]), arrays["weights"][..., 0]
+    start = weights.argsort(dim=1, descending=True)[:, :21]
+    medoids, assignment = kmedoids.k_medoids(distance, weights, start, iters=iters, cost="global")
+    name = "kmedoids/centers" + ("" if iters == 3 else f"_after_{iters}_iterations")
+    assert torch.equal(medoids, reference_modules[name].long())
+    if iters == 3:
+        assert torch.equal(assignment, reference_modules["kmedoids/assign"].long())
+
+
+def test_k_medoids_of_equal_weight(reference_modules):
+    x = reference_modules["kmedoids_eq/tokens"]
+    distance = torch.cdist(x, x)
+    first = int(reference_modules["kmedoids_eq/first_index"])
+    start = kmedoids.farthest_start(distance, 21, first)
+    assert torch.equal(start, reference_modules["kmedoids_eq/start_centers"].long())
+    weights = torch.ones(2, 60)
+    medoids, assignment = kmedoids.k_medoids(distance, weights, start, iters=3, cost="global")
+    assert torch.equal(medoids, reference_modules["kmedoids_eq/centers"].long())
+    assert torch.equal(assignment, reference_modules["kmedoids_eq/assign"].long())
+
+
+def test_k_medoids_within_clusters_by_a_naive_loop():
+    x = torch.randn(12, 3, generator=torch.Generator().manual_seed(0))
+    distance, weights = torch.cdist(x, x), torch.arange(1.0, 13.0)
+    medoids = [0, 1, 2, 3]
+    for _ in range(3):
+        clusters = [min(range(4), key=lambda k, i=i: distance[i, medoids[k]]) for i in range(12)]
+        for k in range(4):
+            members = [i for i in range(12) if clusters[i] == k]
+            costs = {i: weights[i] * sum(distance[i, j] for j in members) for i in members}
+            medoids[k] = min(costs, key=costs.get, default=medoids[k])
+    start = torch.arange(4)[None]
+    found, _ = kmedoids.k_medoids(distance[None], weights[None], start, iters=3, cost="within")
+    assert found[0].tolist() == medoids
+
+
+@pytest.mark.parametrize(("cost", "expected"), [("global", 0), ("within", 3)])
+def test_an_empty_cluster(cost, expected):
+    x = torch.tensor([[0.0], [1.0], [5.0], [5.0]])
+    distance = torch.cdist(x, x)[None]
+    start = torch.tensor([[2, 3]])  # the same place: the second cluster gets no token
+    medoids, _ = kmedoids.k_medoids(distance, torch.ones(1, 4), start, iters=1, cost=cost)
+    assert medoids[0, 1] == expected
+
+
+@pytest.mark.parametrize("linkage", atc.LINKAGES)
+def test_agglomeration_is_scipys(linkage):
+    x = torch.randn(3, 30, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    distance = atc.cosine_distances(x)
+    for count in (1, 7, 29, 30):
+        assignment = atc.agglomerate(distance, count, linkage)
+        for image in range(3):
+            tree = hierarchy.linkage(pdist(x[image].numpy(), "cosine"), linkage)
+            labels = hierarchy.fcluster(tree, count, "maxclust")
+            order = list(dict.fromkeys(labels))
+            assert assignment[image].tolist() == [order.index(label) for label in labels]
+
+
+def test_random_draws_depend_on_image_and_seed_alone():
+    x = torch.zeros(4, 61, 48)
+    stage = Random(make_spec()).eval()
+    index = torch.tensor([5, 9, 5, 70_000])
+    marked = torch.arange(61.0)[None, :, None].expand_as(x)
+    tokens = Tokens(x=marked, num_prefix=1, num_patches=60, grid=(6, 10), image_index=index)
+    drawn = stage.before_block(tokens).patches[..., 0]
+    assert torch.equal(drawn[0], drawn[2])
+    assert len({tuple(row.tolist()) for row in drawn}) == 3
+    assert torch.equal(drawn, drawn.sort(dim=1).values)
+    other = Random(make_spec(), seed=1).eval().before_block(tokens).patches[..., 0]
+    assert not torch.equal(drawn[0], other[0])
+
+
+def test_random_draws_are_uniform():
+    x = torch.arange(61.0)[None, :, None].expand(4000, -1, 48)
+    tokens = Tokens(x=x, num_prefix=1, num_patches=60, grid=(6, 10), image_index=torch.arange(4000))
+    for stage in (Random(make_spec()).eval(), Random(make_spec()).train()):
+        torch.manual_seed(0)
+        kept = stage.before_block(tokens).patches[..., 0].long() - 1
+        shares = torch.bincount(kept.flatten(), minlength=60) / 4000
+        # 5 standard deviations of the share of 4000 draws with probability 21 / 60.
+        torch.testing.assert_close(shares, torch.full((60,), 0.35), rtol=0, atol=0.038)
+
+
+def test_scramble_is_splitmix64():
+    """The first outputs of the published generator from state 0."""
+    golden = 0x9E3779B97F4A7C15
+    states = [0, golden, 2 * golden % 2**64]
+    signed = torch.tensor([s - 2**64 if s >= 2**63 else s for s in states])
+    outputs = [value % 2**64 for value in scramble(signed).tolist()]
+    assert outputs == [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F]
 
 
 @pytest.mark.parametrize("order", [1, 2, math.inf])
