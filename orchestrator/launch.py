@@ -43,7 +43,6 @@ class Launch:
                 num_cpus=0,
                 num_gpus=gpu,
                 max_retries=TASK_RETRIES,
-                retry_exceptions=True,
                 max_calls=0,  # A process that has imported torch serves the next cell, too.
             )(evaluate_cell)
             self.evaluations = Lane(evaluate, EVALUATIONS_IN_FLIGHT)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
+from timm.models import VisionTransformer
 
 import reduction
 from orchestrator.errors import UserError
@@ -26,7 +26,20 @@ def training_macs(cells: Sequence[Cell], data: Path | None) -> dict[str, float]:
         UserError: A dataset is missing or broken, or a method does not fit its host.
     """
     datasets = {name: _open(name, data) for name in sorted({cell.dataset for cell in cells})}
-    return {cell.id: _training_macs(cell, datasets[cell.dataset]) for cell in cells}
+    macs = {}
+    # Reduced models share their host's weights: one host serves all methods and rates.
+    hosts: dict[tuple[str, str], VisionTransformer] = {}
+    for cell in cells:
+        dataset = datasets[cell.dataset]
+        try:
+            if (cell.host, cell.dataset) not in hosts:
+                hosts[cell.host, cell.dataset] = _host(cell, dataset)
+            model = _reduce(hosts[cell.host, cell.dataset], cell)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"cell {cell.id}: {error}") from error
+        images = cell.recipe.epochs * len(dataset.train)
+        macs[cell.id] = reduction.flops(model).macs * TRAINING_PASSES * images
+    return macs
 
 
 def dataset_root(name: str, data: Path | None) -> Path | None:
@@ -45,23 +58,20 @@ def _open(name: str, data: Path | None) -> ImageDataset:
         raise UserError(f"{error}{hint}") from error
 
 
-def _training_macs(cell: Cell, dataset: ImageDataset) -> float:
-    try:
-        with torch.device("meta"):
-            host = build_host(
-                cell.host,
-                num_classes=len(dataset.class_names),
-                pretrained=False,
-                image_size=cell.recipe.image_size,
-            )
-            model = reduction.reduce(
-                host,
-                cell.method,
-                keep_rate=cell.keep_rate,
-                reduction_loc=cell.reduction_loc,
-                **cell.options,
-            )
-    except (TypeError, ValueError) as error:
-        raise UserError(f"cell {cell.id}: {error}") from error
-    macs: float = reduction.flops(model).macs
-    return macs * TRAINING_PASSES * cell.recipe.epochs * len(dataset.train)
+def _host(cell: Cell, dataset: ImageDataset) -> VisionTransformer:
+    return build_host(
+        cell.host,
+        num_classes=len(dataset.class_names),
+        pretrained=False,
+        image_size=cell.recipe.image_size,
+    )
+
+
+def _reduce(host: VisionTransformer, cell: Cell) -> VisionTransformer:
+    return reduction.reduce(
+        host,
+        cell.method,
+        keep_rate=cell.keep_rate,
+        reduction_loc=cell.reduction_loc,
+        **cell.options,
+    )

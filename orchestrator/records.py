@@ -23,6 +23,6 @@ def record_of(stored: StoredCell) -> CellRecord:
         meets_every_rate=not method.fixed_budget,
         state=str(state),
         metrics=(stored.evaluation() or {}) if state is CellState.DONE else {},
-        error=stored.error(),
+        error=stored.reason() if state is CellState.FAILED else None,
         progress={"epoch": report.get("epoch", 0), "epochs": cell.recipe.epochs},
     )

@@ -9,6 +9,7 @@ import fcntl
 import io
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
@@ -32,6 +33,10 @@ from trainables.files import (
 )
 
 ARTIFACTS = ("patterns.npz", "features.npz", "predictions.parquet")
+
+
+_COLORS = re.compile(r"\x1b\[[0-9;]*m")
+"""Ray colours the traces of its tasks."""
 
 
 class CellState(StrEnum):
@@ -187,7 +192,7 @@ class StoredCell(CellFolder):
 
     def write_error(self, text: str) -> None:
         """Declare the cell failed."""
-        write_atomic(self.error_file, text.encode())
+        write_atomic(self.error_file, f"{_COLORS.sub('', text.strip())}\n".encode())
 
     def clear_error(self) -> None:
         """Give the cell another chance."""
