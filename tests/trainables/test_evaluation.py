@@ -170,6 +170,24 @@ def test_the_best_weights_have_the_accuracy_training_reported(make_cell, finetun
     assert evaluate(cell, weights, image_folder).metrics["accuracy"] == meta["accuracy"]
 
 
+@pytest.mark.parametrize("method", reduction.METHODS)
+def test_every_method_can_be_evaluated_twice_alike(make_cell, image_folder, method):
+    cell = make_cell(method, pretrained=True)
+    weights = build_model(cell, 10).state_dict()
+    first, second = (evaluate(cell, weights, image_folder) for _ in range(2))
+    assert first.predictions.equals(second.predictions)
+    for arrays, again in (
+        (first.patterns, second.patterns),
+        (first.features, second.features),
+    ):
+        assert arrays.keys() == again.keys()
+        assert all(np.array_equal(arrays[name], again[name]) for name in arrays)
+    timeless = [
+        {k: v for k, v in e.metrics.items() if k != "images_per_second"} for e in (first, second)
+    ]
+    assert timeless[0] == timeless[1]
+
+
 def test_weights_of_another_cell_are_refused(make_cell, image_folder):
     weights = build_model(make_cell("sit"), 10).state_dict()
     with pytest.raises(RuntimeError, match="Unexpected key"):

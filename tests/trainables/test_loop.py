@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+import reduction
 from trainables.data.loader import train_loader
 from trainables.data.transforms import train_transform
 from trainables.loop import NonFiniteLossError
@@ -84,6 +85,18 @@ def test_resuming_ends_bit_for_bit_where_never_stopping_ends(
     resumed = finetune(randomised_cell)
     resumed.load_state_dict(state)
     assert resumed.step == stop
+    train(resumed)
+    assert_same_state(resumed, straight)
+
+
+@pytest.mark.parametrize("method", reduction.METHODS)
+def test_every_method_resumes_bit_for_bit(make_cell, finetune, method):
+    cell = make_cell(method, epochs=1, batch_size=80, drop_path=0.3)
+    straight = train_to(finetune(cell), 1)
+    state = through_bytes(straight.state_dict())
+    train(straight)
+    resumed = finetune(cell)
+    resumed.load_state_dict(state)
     train(resumed)
     assert_same_state(resumed, straight)
 
