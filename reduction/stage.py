@@ -130,6 +130,10 @@ class Stage(nn.Module):
         """Return how many of `incoming` patch tokens are left, at most, at the host's size."""
         return min(incoming, self.spec.target(self.spec.num_patches))
 
+    def acts_on(self, incoming: Count) -> Any:
+        """Return whether `incoming` patch tokens are more than the target, hence worth a look."""
+        return incoming > self.spec.target(self.spec.num_patches)
+
     def macs(self, incoming: Count, left: Count, block: Block) -> Count:
         """Return multiply-accumulates of the method's own matrix products, for one image.
 

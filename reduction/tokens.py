@@ -102,12 +102,16 @@ def largest(scores: Tensor, count: int) -> Tensor:
 
 
 def distances(x: Tensor) -> Tensor:
-    """Return the Euclidean distances [B, N, N] of the rows of x [B, N, C].
+    """Return the Euclidean distances [B, N, N] of the rows of x [B, N, C], at least float32.
 
-    By subtraction: expanding the square costs digits that decide which token is nearer.
+    From their products, the fastest way, in float64: the expanded square loses half of the digits,
+    and in float32 the rest would not tell which of two tokens is nearer.
     """
-    x = at_least_float32(x)
-    return torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist")
+    wide = x.double()
+    products = wide @ wide.mT
+    squares = products.diagonal(dim1=1, dim2=2)
+    squared = squares[:, :, None] + squares[:, None, :] - 2 * products
+    return squared.clamp_(min=0).sqrt_().to(torch.promote_types(x.dtype, torch.float32))
 
 
 def sum_by_group(x: Tensor, assignment: Tensor, num_groups: int) -> Tensor:

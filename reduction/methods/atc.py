@@ -50,7 +50,7 @@ class ATC(Stage):
 
     def macs(self, incoming: Count, left: Count, block: Block) -> Count:
         """Return the cost of the similarities."""
-        return incoming * incoming * block.attn.head_dim
+        return self.acts_on(incoming) * incoming * incoming * block.attn.head_dim
 
 
 @torch.no_grad()

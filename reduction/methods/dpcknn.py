@@ -50,8 +50,9 @@ class DPCKNN(Stage):
         )
 
     def macs(self, incoming: Count, left: Count, block: Block) -> Count:
-        """Return the cost of the scores (distances and sums are no matrix products)."""
-        return 0 if self.score is None else incoming * self.spec.dim
+        """Return the cost of the distances and the scores."""
+        scores = 0 if self.score is None else 1
+        return self.acts_on(incoming) * incoming * (incoming + scores) * self.spec.dim
 
 
 @torch.no_grad()

@@ -69,7 +69,8 @@ class DynamicViT(Stage):
     def macs(self, incoming: Count, left: Count, block: Block) -> Count:
         """Return the cost of the network."""
         layers = (self.in_fc, self.out_fc1, self.out_fc2, self.out_fc3)
-        return incoming * sum(layer.in_features * layer.out_features for layer in layers)
+        per_token = sum(layer.in_features * layer.out_features for layer in layers)
+        return self.acts_on(incoming) * incoming * per_token
 
 
 def gumbel_noise(logits: Tensor) -> Tensor:

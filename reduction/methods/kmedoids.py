@@ -77,9 +77,11 @@ class KMedoids(Stage):
         return int(scramble_all(self.seed, self.spec.index)) % count
 
     def macs(self, incoming: Count, left: Count, block: Block) -> Count:
-        """Return the cost of the whole attention map of the block before."""
-        total = incoming + self.spec.num_prefix
-        return total * total * block.attn.attn_dim if self.looks_back else 0
+        """Return the cost of the distances and of the attention map of the block before."""
+        total = incoming + self.spec.num_prefix if self.looks_back else 0
+        return self.acts_on(incoming) * (
+            incoming * incoming * self.spec.dim + total * total * block.attn.attn_dim
+        )
 
 
 def farthest_start(distance: Tensor, num_clusters: int, first: int) -> Tensor:

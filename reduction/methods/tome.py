@@ -27,9 +27,8 @@ class ToMe(Stage):
         merges = self._merges(tokens.count, tokens.num_patches)
         if merges == 0:
             return tokens
-        first = tokens.num_prefix - self.spec.has_cls
-        metric = attention.mean_keys[:, first:]
-        assignment = bipartite_matching(metric, merges, has_cls=self.spec.has_cls)
+        keys = attention.mean_keys[:, tokens.num_prefix :]
+        assignment = bipartite_matching(keys, merges, after_cls=self.spec.has_cls)
         if tokens.recorder is not None:
             tokens.recorder.merge(self.spec.block, assignment)
         return weigh_keys(merge_by_size(tokens, assignment, tokens.count - merges))
@@ -44,37 +43,32 @@ class ToMe(Stage):
 
     def macs(self, incoming: Count, left: Count, block: Block) -> Count:
         """Return the cost of the similarities of even and odd tokens."""
-        if not isinstance(left, Tensor) and incoming == left:
-            return 0
-        total = incoming + self.spec.has_cls
-        return ((total + 1) // 2) * (total // 2) * block.attn.head_dim
+        even = incoming // 2
+        return (left < incoming) * even * (incoming - even) * block.attn.head_dim
 
 
 @torch.no_grad()
-def bipartite_matching(metric: Tensor, merges: int, *, has_cls: bool) -> Tensor:
+def bipartite_matching(keys: Tensor, merges: int, *, after_cls: bool) -> Tensor:
     """Return where each patch token goes when the `merges` best proposals are merged.
 
     Args:
-        metric: [B, T, D] of CLS (where there is one, first) and the N patch tokens.
+        keys: [B, N, D] of the patch tokens.
         merges: Pairs to merge, at most N // 2.
-        has_cls: Whether position 0 is a CLS token, which makes no proposal.
+        after_cls: Whether the patches count from position 1, after CLS, or from 0.
 
     Returns:
-        [B, N] positions in 0..N - merges - 1: first the even tokens that do not merge, ascending,
-        then all odd ones.
+        [B, N] positions in 0..N - merges - 1: first the tokens at even positions that do not
+        merge, ascending, then all at odd ones.
     """
-    metric = F.normalize(metric, dim=-1)
-    even, odd = metric[:, ::2], metric[:, 1::2]
-    with torch.autocast(metric.device.type, enabled=False):
-        best, partner = (even @ odd.transpose(-2, -1)).max(dim=-1)
-    if has_cls:
-        best[:, 0] = -torch.inf
-    merged = best.argsort(dim=1, descending=True, stable=True)[:, :merges]
-    merges_into = torch.zeros_like(partner, dtype=torch.bool).scatter(1, merged, True)
+    evens, odds = slice(int(after_cls), None, 2), slice(1 - after_cls, None, 2)
+    keys = F.normalize(keys, dim=-1)
+    with torch.autocast(keys.device.type, enabled=False):
+        similarity, partner = (keys[:, evens] @ keys[:, odds].mT).max(dim=-1)
+    merges_most = similarity.argsort(dim=1, descending=True, stable=True)[:, :merges]
+    merged = torch.zeros_like(partner, dtype=torch.bool).scatter(1, merges_most, True)
 
-    unmerged = even.shape[1] - merges
-    place = torch.where(merges_into, unmerged + partner, (~merges_into).cumsum(dim=1) - 1)
-    assignment = metric.new_empty(metric.shape[:2], dtype=torch.int64)
-    assignment[:, ::2] = place
-    assignment[:, 1::2] = unmerged + torch.arange(odd.shape[1], device=metric.device)
-    return assignment[:, 1:] - 1 if has_cls else assignment
+    unmerged = partner.shape[1] - merges
+    assignment = partner.new_empty(keys.shape[:2])
+    assignment[:, evens] = torch.where(merged, unmerged + partner, (~merged).cumsum(dim=1) - 1)
+    assignment[:, odds] = torch.arange(unmerged, keys.shape[1] - merges, device=keys.device)
+    return assignment

@@ -27,4 +27,4 @@ class TopK(Stage):
 
     def macs(self, incoming: Count, left: Count, block: Block) -> Count:
         """Return the cost of the CLS row of the attention."""
-        return (incoming + self.spec.num_prefix) * block.attn.attn_dim
+        return self.acts_on(incoming) * (incoming + self.spec.num_prefix) * block.attn.attn_dim

@@ -222,7 +222,9 @@ class TestMethod:
         assert logits.dtype == torch.bfloat16
         assert logits.isfinite().all()
 
-    def test_flops_are_those_torch_counts(self, model, small_images):
+    @pytest.mark.parametrize("keep_rate", [0.6, 1.0, (0.5, 0.5)])
+    def test_flops_are_those_torch_counts(self, small_host, small_images, entry, keep_rate):
+        model = build(small_host, entry, keep_rate)
         image = small_images[:1]
         counter = FlopCounterMode(display=False)
         with sdpa_kernel(SDPBackend.MATH), counter:

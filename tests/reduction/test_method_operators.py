@@ -49,7 +49,7 @@ def test_tome_merges(reference_modules, requested):
         sizes=arrays["sizes"][:, 1:, 0],
     )
     merges = min(requested, 30)
-    assignment = tome.bipartite_matching(arrays["keys"], merges, has_cls=True)
+    assignment = tome.bipartite_matching(arrays["keys"][:, 1:], merges, after_cls=True)
     assert torch.equal(assignment, arrays[f"r{requested}_new_index"][:, 1:].long() - 1)
     merged = merge_by_size(tokens, assignment, 60 - merges)
     torch.testing.assert_close(merged.x, arrays[f"r{requested}_tokens"], rtol=0, atol=1e-5)
@@ -62,7 +62,8 @@ def test_tome_merges(reference_modules, requested):
 def test_matching_by_a_naive_loop(length, has_cls):
     metric = torch.randn(2, length, 5, generator=torch.Generator().manual_seed(0))
     merges = 2
-    assignment = tome.bipartite_matching(metric, merges, has_cls=has_cls)
+    keys = metric[:, 1:] if has_cls else metric
+    assignment = tome.bipartite_matching(keys, merges, after_cls=has_cls)
     for image in range(2):
         cosine = torch.cosine_similarity(metric[image, :, None], metric[image], dim=-1)
         proposals = []
