@@ -59,17 +59,17 @@ def build_host(
     `image_size` is not the host's own.
 
     Args:
-        name: a timm model, one of `DEMO_HOSTS`, or `local-dir:FOLDER` for a folder with
+        name: A timm model, one of `DEMO_HOSTS`, or `local-dir:FOLDER` for a folder with
             `config.json` and weights, as the Hugging Face hub keeps a model.
-        num_classes: outputs of the head.
-        dataset: name of the dataset the host is to be used on.
-        pretrained: load the host's weights; False starts from random ones.
-        image_size: side of the square input, in pixels.
-        drop_path: stochastic depth rate of the last block, in [0, 1].
+        num_classes: Outputs of the head.
+        dataset: Name of the dataset the host is to be used on.
+        pretrained: Load the host's weights; False starts from random ones.
+        image_size: Side of the square input, in pixels.
+        drop_path: Stochastic depth rate of the last block, in [0, 1].
 
     Raises:
-        ValueError: if the host is unknown or not a `VisionTransformer`.
-        OSError: if pretrained weights can be neither read nor downloaded.
+        ValueError: If the host is unknown or not a `VisionTransformer`.
+        OSError: If pretrained weights can be neither read nor downloaded.
     """
     _config(name)  # refuses unknown hosts before anything is built
     vit = _create(

@@ -19,7 +19,7 @@ def build_mixup(recipe: Recipe, task: Task, num_classes: int) -> Mixup | None:
     """Build timm's mixup and CutMix, which also smooths labels, or None where both are off.
 
     Raises:
-        ValueError: if the recipe mixes, but its batches cannot be split in pairs.
+        ValueError: If the recipe mixes, but its batches cannot be split in pairs.
     """
     if task == "multi_label" or not (recipe.mixup or recipe.cutmix):
         return None
@@ -55,8 +55,8 @@ def image_losses(recipe: Recipe, task: Task, logits: Tensor, targets: Tensor) ->
     Args:
         recipe: Has the parameters of the asymmetric loss.
         task: Kind of the targets.
-        logits: float32 [B, classes].
-        targets: int64 [B], or float32 [B, classes] for several labels.
+        logits: Float32 [B, classes].
+        targets: Int64 [B], or float32 [B, classes] for several labels.
     """
     if task == "multi_label":
         return _asymmetric(recipe, "none")(logits, targets).sum(dim=1)

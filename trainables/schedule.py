@@ -21,11 +21,11 @@ def learning_rate(
     rate falls at its end, unless `recipe.warmup_prefix` moves the cosine behind the warm-up.
 
     Args:
-        step: optimiser steps done before this one, from 0.
-        recipe: lengths in epochs and the absolute rates at both ends.
-        steps_per_epoch: optimiser steps in an epoch.
-        base_lr: the parameter group's own rate, where warm-up and cosine meet.
-        frozen_epochs: epochs from the start in which the rate is 0.
+        step: Optimiser steps done before this one, from 0.
+        recipe: Lengths in epochs and the absolute rates at both ends.
+        steps_per_epoch: Optimiser steps in an epoch.
+        base_lr: The parameter group's own rate, where warm-up and cosine meet.
+        frozen_epochs: Epochs from the start in which the rate is 0.
     """
     if step < frozen_epochs * steps_per_epoch:
         return 0.0
