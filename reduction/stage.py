@@ -67,6 +67,8 @@ class Stage(nn.Module):
     patterns: ClassVar[tuple[Literal["kept", "groups"], ...]]
     """What the method records in a trace."""
     needs_cls: ClassVar[bool] = False
+    needs_grid: ClassVar[bool] = False
+    """Whether it goes by the patches' places, and hence needs all of them."""
     fixed_budget: bool = True
     """Whether the keep rate decides how many tokens are left."""
     pads: ClassVar[bool] = False

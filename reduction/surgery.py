@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import timm
-from timm.layers import Attention
+from timm.layers import Attention, PatchDropout
 from timm.models import VisionTransformer
 from timm.models.vision_transformer import Block
 from torch import nn
@@ -136,6 +136,8 @@ def _check_host(vit: object, method: str, stage_class: type[Stage]) -> None:
         )
     if stage_class.needs_cls and not vit.has_class_token:
         raise ValueError(f"host has no CLS token, but must have one for {method}")
+    if stage_class.needs_grid and isinstance(vit.patch_drop, PatchDropout):
+        raise ValueError(f"host has patch dropout, but must keep all patches for {method}")
     if stage_class.pads and vit.global_pool not in ("token", "avg"):
         raise ValueError(
             f"host has global_pool={vit.global_pool!r}, but must have 'token' or 'avg' for "

@@ -22,6 +22,7 @@ class Radial(Stage):
     family = "control"
     citation = "Haurum et al., Which Tokens to Use?, ICCV Workshops 2023"
     patterns = ("kept",)
+    needs_grid = True
     order: ClassVar[float]
     """Order of the norm that measures distances."""
 
@@ -44,6 +45,8 @@ class Radial(Stage):
         self.fixed_budget = schedule == "matched"
         self.kept: Tensor
         self.register_buffer("kept", self._kept(spec.grid), persistent=False)
+        if not len(self.kept):
+            raise ValueError(f"min_radius is {min_radius:g}, but must leave at least 1 token")
 
     @classmethod
     def schedule(

@@ -73,6 +73,27 @@ REFUSED = {
         {"method": "dpcknn", "neighbours": 0},
         "neighbours is 0, but must be at least 1",
     ),
+    "radius around no patch": (
+        {"method": "linf", "schedule": "linear", "min_radius": -9.0},
+        "min_radius is -9, but must leave at least 1 token",
+    ),
+    "no block to look back at": (
+        {"method": "kmedoids", "reduction_loc": (0, 1)},
+        "reduction_loc starts at block 0, but must start at 1 or later for kmedoids, which looks "
+        "at the attention of the block before",
+    ),
+    "cost not among the allowed": (
+        {"method": "kmedoids", "cost": "all"},
+        "cost is 'all', but must be one of global, within",
+    ),
+    "rounds below 0": (
+        {"method": "kmedoids", "iters": -1},
+        "iters is -1, but must be at least 0",
+    ),
+    "linkage not among the allowed": (
+        {"method": "atc", "linkage": "ward"},
+        "linkage is 'ward', but must be one of average, single, complete",
+    ),
     "option not among the allowed": (
         {"method": "l2", "schedule": "even"},
         "schedule is 'even', but must be one of matched, linear",
@@ -102,6 +123,11 @@ def test_a_reduced_model_is_not_reduced_again(small_host):
     model = reduction.reduce(small_host, "topk", reduction_loc=(1,))
     with pytest.raises(ValueError, match="already reduced by topk, but must be a plain host"):
         reduction.reduce(model, "tome", reduction_loc=(1,))
+
+
+def test_places_of_patches_need_all_patches(make_host):
+    with pytest.raises(ValueError, match="has patch dropout, but must keep all patches for l2"):
+        reduction.reduce(make_host(patch_drop_rate=0.5), "l2", reduction_loc=(1,))
 
 
 def test_a_host_with_its_own_walk_is_refused(small_host):
