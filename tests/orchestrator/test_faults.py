@@ -1,0 +1,201 @@
+"""Whatever kills a launch, the next one ends bit for bit where an undisturbed one ends."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from orchestrator.store import CellState, Store
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+FULL_GRID = Path(__file__).parents[2] / "experiments" / "full_grid.py"
+STUDY = {
+    "name": "faults",
+    "defaults": {"reduction_loc": [3, 6, 9], "recipe": "everything"},
+    "grids": [
+        {"dataset": ["digits"], "capacity": ["tiny"], "method": ["deit"]},
+        {
+            "dataset": ["digits"],
+            "capacity": ["tiny"],
+            "method": ["topk", "tome"],
+            "keep_rate": [0.5],
+        },
+    ],
+    # All that draws random numbers or averages is on: resuming has to repeat it exactly.
+    "recipes": {
+        "everything": {
+            "host": "digits_{capacity}_patch4_32",
+            "image_size": 32,
+            "epochs": 3,
+            "warmup_epochs": 1,
+            "batch_size": 48,
+            "accumulation": 2,
+            "lr": 0.001,
+            "lr_reference_batch": 96,
+            "ema_decay": 0.9,
+        }
+    },
+}
+
+
+class Launch:
+    """A launch in a process group of its own, as a terminal would start it."""
+
+    def __init__(self, storage: Path, *arguments: str, study: dict = STUDY) -> None:
+        file = storage / "study.yaml.txt.yaml"
+        file.write_text(yaml.safe_dump(study))
+        self.store = Store(storage / study["name"])
+        self.output = storage / "console.txt"
+        with self.output.open("w") as console:
+            self.process = subprocess.Popen(
+                [sys.executable, FULL_GRID, "--study", file, "--storage", storage, *arguments],
+                stdout=console,
+                stderr=subprocess.STDOUT,
+                env=os.environ | {"OMP_NUM_THREADS": "1"},
+                start_new_session=True,
+            )
+
+    def end(self) -> int:
+        """Wait for the launch and return its exit status."""
+        return self.process.wait(timeout=300)
+
+    def wait_for_reports(self, count: int) -> None:
+        """Return when `count` epochs have been reported, of all cells together."""
+        deadline = time.monotonic() + 200
+        while sum("loss" in line for line in self.log()) < count:
+            assert self.process.poll() is None, self.output.read_text()
+            assert time.monotonic() < deadline, self.output.read_text()
+            time.sleep(0.05)
+
+    def log(self) -> list[str]:
+        """Return the lines of all cells' logs."""
+        logs = self.store.path.glob("cells/*/log.jsonl")
+        return [line for log in logs for line in log.read_text().splitlines()]
+
+    def weights(self) -> dict[str, bytes]:
+        """Return the bytes of every cell's best weights."""
+        paths = self.store.path.glob("cells/*/best/model.safetensors")
+        return {path.parts[-3]: path.read_bytes() for path in paths}
+
+    def results(self) -> dict[str, int]:
+        """Return when each finished cell was finished, in nanoseconds."""
+        paths = self.store.path.glob("cells/*/result.json")
+        return {path.parent.name: path.stat().st_mtime_ns for path in paths}
+
+
+def training_processes(driver: int) -> list[int]:
+    """Return the processes below a driver that train cells; Ray names them after their class."""
+    parents, titles = {}, {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            stat = (folder / "stat").read_text()
+            titles[int(folder.name)] = (folder / "cmdline").read_bytes()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        parents[int(folder.name)] = int(stat.rpartition(")")[2].split()[1])
+
+    def is_below(process: int) -> bool:
+        return process == driver or (process in parents and is_below(parents[process]))
+
+    trainables = [p for p, title in titles.items() if title.startswith(b"ray::FinetuneTrainable")]
+    return [process for process in trainables if is_below(process)]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory) -> dict[str, bytes]:
+    """Return the weights that nobody disturbed."""
+    launch = Launch(tmp_path_factory.mktemp("undisturbed"))
+    assert launch.end() == 0, launch.output.read_text()
+    return launch.weights()
+
+
+def assert_resumed(storage: Path, undisturbed: dict[str, bytes], finished: dict[str, int]) -> None:
+    """Launch again: all must end as undisturbed, and what was finished stay untouched."""
+    again = Launch(storage)
+    assert again.end() == 0, again.output.read_text()
+    assert again.weights() == undisturbed
+    assert {cell: again.results()[cell] for cell in finished} == finished
+    states = {again.store.cell(cell).state() for cell in again.store.cell_ids()}
+    assert states == {CellState.DONE}
+
+
+@pytest.mark.parametrize("reports", [1, 4])
+def test_a_killed_driver_costs_nothing(tmp_path, undisturbed, reports):
+    launch = Launch(tmp_path)
+    launch.wait_for_reports(reports)
+    launch.process.kill()
+    launch.end()
+    assert_resumed(tmp_path, undisturbed, launch.results())
+
+
+def test_a_killed_worker_is_replaced_within_the_launch(tmp_path, undisturbed):
+    launch = Launch(tmp_path)
+    launch.wait_for_reports(1)
+    killed = training_processes(launch.process.pid)
+    for process in killed:
+        os.kill(process, signal.SIGKILL)
+    assert killed
+    assert launch.end() == 0, launch.output.read_text()
+    assert launch.weights() == undisturbed
+    assert sum('"attempt failed"' in line for line in launch.log()) == len(killed)
+
+
+def test_ctrl_c_saves_in_mid_epoch_and_says_how_to_resume(tmp_path, undisturbed):
+    launch = Launch(tmp_path)
+    launch.wait_for_reports(2)
+    os.killpg(launch.process.pid, signal.SIGINT)  # As a terminal does: to the whole group.
+    assert launch.end() == 130, launch.output.read_text()
+    last_line = launch.output.read_text().splitlines()[-1]
+    assert last_line.startswith("interrupted; everything is saved. Resume with: python")
+    assert "full_grid.py --study" in last_line
+    saved = [
+        int(path.stem.removeprefix("state-"))
+        for path in launch.store.path.glob("cells/*/last/*.pt")
+    ]
+    assert any(step % 15 for step in saved)  # An epoch has 15 steps.
+    assert_resumed(tmp_path, undisturbed, launch.results())
+
+
+def test_a_cell_that_raises_fails_alone_and_can_be_retried(tmp_path):
+    images = tmp_path / "data" / "folder"
+    from PIL import Image
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    for split, start in (("train", 0), ("val", 100)):
+        for index in range(start, start + 96):
+            name = images / split / str(digits.target[index]) / f"{index}.png"
+            name.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray((digits.images[index] * 15).astype("uint8")).save(name)
+    broken = next(iter(sorted((images / "train" / "0").iterdir())))
+    whole = broken.read_bytes()
+    broken.write_bytes(whole[: len(whole) // 2])
+    grid = {"capacity": ["tiny"], "method": ["topk"], "keep_rate": [0.5]}
+    study = STUDY | {
+        "grids": [grid | {"dataset": ["folder"]}, grid | {"dataset": ["digits"]}],
+    }
+
+    launch = Launch(tmp_path, "--data", str(tmp_path / "data"), study=study)
+    assert launch.end() == 1
+    failed, done = sorted(launch.store.cell_ids(), key=lambda cell: cell.startswith("digits"))
+    assert launch.store.cell(done).state() is CellState.DONE
+    stored = launch.store.cell(failed)
+    assert stored.state() is CellState.FAILED
+    assert "UnreadableImage" in stored.error()
+    assert str(broken) in stored.error()
+    attempts = [entry for entry in stored.log() if "attempt" in entry]
+    assert [entry["event"] for entry in attempts] == ["attempt failed"] * 2 + ["failed"]
+    console = launch.output.read_text()
+    assert f"failed: {failed}: " in console
+    assert str(stored.error_file) in console
+
+    broken.write_bytes(whole)
+    again = Launch(tmp_path, "--data", str(tmp_path / "data"), "--retry-failed", study=study)
+    assert again.end() == 0, again.output.read_text()
+    assert again.store.cell(failed).state() is CellState.DONE
