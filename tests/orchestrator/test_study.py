@@ -107,7 +107,7 @@ def test_the_id_changes_with_what_changes_the_outcome_only(write, setting, chang
     [
         (
             {"grids": [grid(method=["topq"])]},
-            "minimal: grids.0.method is 'topq', but must be one of: ats,",
+            "minimal: grids.0.method is 'topq', but must be one of: atc,",
         ),
         (
             {"grids": [grid(dataset=["mnist"])]},

@@ -1,0 +1,115 @@
+"""A whole study, end to end on an embedded Ray, and what it leaves."""
+
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from orchestrator.cli import main
+from orchestrator.store import CellState
+from orchestrator.tables import TABLES
+
+pytestmark = pytest.mark.timeout(300)
+
+METHODS = ["deit", "tome", "tome", "topk", "topk"]
+
+
+def cells_of(finished):
+    return [finished.store.cell(cell_id) for cell_id in finished.store.cell_ids()]
+
+
+def test_every_cell_is_done_and_the_page_named(finished):
+    assert finished.status == 0, finished.output
+    assert [cell.state() for cell in cells_of(finished)] == [CellState.DONE] * 5
+    lines = finished.output.splitlines()
+    assert lines[0].startswith("smoke: running on this machine (")
+    assert lines[-2:] == ["smoke: 5 of 5 cells done, 0 failed", f"report: {finished.store.report}"]
+    assert len(lines) < 20
+
+
+def test_cells_reach_what_their_host_knows(finished):
+    for cell in cells_of(finished):
+        metrics = cell.evaluation()
+        assert metrics["metric"] == "top1"
+        assert metrics["images"] == 360
+        assert metrics["accuracy"] >= (95.0 if cell.cell().method == "deit" else 85.0)
+
+
+def test_the_evaluation_finds_what_training_selected(finished):
+    for cell in cells_of(finished):
+        assert cell.evaluation()["accuracy"] == pytest.approx(cell.result()["accuracy"])
+
+
+def test_reduced_cells_cost_less_and_keep_what_they_say(finished):
+    by_method = {(c.cell().method, c.cell().keep_rate): c for c in cells_of(finished)}
+    baseline = by_method["deit", 1.0].evaluation()
+    topk = by_method["topk", 0.5].evaluation()
+    assert topk["gmacs"] < 0.75 * baseline["gmacs"]
+    assert topk["tokens"] == {"3": 32, "6": 16, "9": 8}
+    # At a quarter the half-cap of ToMe binds: 32, 28, 25 tokens instead of 16, 4, 1.
+    assert by_method["tome", 0.25].evaluation()["tokens"] == {"3": 32, "6": 20, "9": 17}
+
+
+def test_artifacts_hold_every_image(finished):
+    for cell in cells_of(finished):
+        if cell.cell().method == "topk":
+            with np.load(cell.path / "patterns.npz", allow_pickle=False) as patterns:
+                assert patterns["image"].tolist() == list(range(360))
+                kept = patterns["kept_3"]
+            assert kept.shape == (360, 32 if cell.cell().keep_rate == 0.5 else 16)
+            assert all(len(set(row)) == len(row) for row in kept.tolist())
+
+
+def test_every_table_has_rows(finished):
+    tables = {name: pd.read_parquet(finished.store.tables / f"{name}.parquet") for name in TABLES}
+    assert sorted(tables["results"]["method"]) == METHODS
+    assert set(tables["pruning"]["comparison"]) == {"rates"}
+    assert set(tables["merging"]["comparison"]) == {"rates"}
+    assert set(tables["features"]["comparison"]) == {"models", "rates"}
+    assert tables["pruning"]["iou_mean"].between(0, 1).all()
+    assert len(tables["depth_maps"]) == 3 * 64  # The baseline and topk at two rates.
+
+
+def test_the_page_is_whole_and_needs_no_network(finished):
+    page = finished.store.report.read_text()
+    assert page.rstrip().endswith("</html>")
+    assert all(cell.cell().method in page for cell in cells_of(finished))
+    assert 'src="http' not in page
+
+
+def test_running_again_does_nothing_quickly(finished, capsys):
+    before = {path: path.stat().st_mtime_ns for path in finished.store.path.rglob("*.json")}
+    started = time.monotonic()
+    with pytest.raises(SystemExit) as ended:
+        main(["run", "--study", "smoke", "--storage", str(finished.storage)])
+    assert ended.value.code == 0
+    assert time.monotonic() - started < 10  # Ray alone takes longer to start.
+    assert capsys.readouterr().out.splitlines() == [
+        "smoke: 5 of 5 cells done, 0 failed",
+        f"report: {finished.store.report}",
+    ]
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_status_and_cells_read_the_store(finished, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "160")
+    for command in ("status", "cells"):
+        with pytest.raises(SystemExit):
+            main([command, str(finished.storage)])
+    out = capsys.readouterr().out
+    assert "smoke: 5 cells: 5 done" in out
+    assert "no driver is running it" in out
+    assert out.count("top1 ") == 5
+
+
+def test_a_damaged_artifact_is_named_and_made_again(finished, capsys):
+    cell = cells_of(finished)[0]
+    path = cell.path / "patterns.npz"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-100])
+    with pytest.raises(SystemExit) as ended:
+        main(["run", "--study", "smoke", "--storage", str(finished.storage)])
+    assert ended.value.code == 0
+    assert f"{path} is damaged: its content does not match" in capsys.readouterr().out
+    assert path.read_bytes() == whole
