@@ -43,7 +43,7 @@ $(INSTALLED): requirements.lock pyproject.toml
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/pip install --progress-bar off --disable-pip-version-check -r requirements.lock \
 	  | awk -v all="$$(grep -c '==' requirements.lock)" \
-	    '/^Collecting/ { printf "\r%d of %d packages", ++n, all; fflush() } \
+	    '/^(Collecting|Processing)/ { printf "\r%d of %d packages", ++n, all; fflush() } \
 	     /^Installing/ { printf "\rall %d packages are here, installing them", all; fflush() } \
 	     END { print "" }'
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
