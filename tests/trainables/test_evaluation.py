@@ -146,18 +146,19 @@ def test_many_patches_are_stored_in_16_bits(make_cell, image_folder):
 
 def test_several_labels_are_scored_by_mean_average_precision(make_cell):
     cell = make_cell("topk", dataset="digits_multi", pretrained=True)
-    weights = build_model(cell, 10).state_dict()
-    evaluation = evaluate(cell, weights)
-    metrics, table = evaluation.metrics, evaluation.predictions
-    targets = np.zeros((720, 10))
-    for row, labels in enumerate(table["target"]):
-        targets[row, labels] = 1
+    model = build_model(cell, 10).eval()
     split = open_dataset("digits_multi").val
-    np.testing.assert_array_equal(targets, [split.target(index) for index in range(720)])
-    scores = torch.from_numpy(np.stack(table["scores"]))
-    assert ((scores > 0) & (scores < 1)).all()
-    mean, undefined = mean_average_precision(scores, torch.from_numpy(targets))
-    assert metrics["map"] == metrics["accuracy"] == pytest.approx(mean, abs=1e-6)
+    images, targets = images_and_targets(cell, split, "multi_label")
+    with torch.inference_mode():
+        logits = torch.cat([model(batch) for batch in images.split(16)])
+
+    evaluation = evaluate(cell, model.state_dict())
+    metrics, table = evaluation.metrics, evaluation.predictions
+    np.testing.assert_allclose(np.stack(table["scores"]), logits.sigmoid(), rtol=1e-5)
+    labels = [target.nonzero()[0].tolist() for target in targets]
+    assert [row.tolist() for row in table["target"]] == labels
+    mean, undefined = mean_average_precision(logits, torch.from_numpy(np.stack(targets)))
+    assert metrics["map"] == metrics["accuracy"] == pytest.approx(mean, rel=1e-9)
     assert metrics["classes_without_positives"] == undefined
     assert "top1" not in metrics
 
