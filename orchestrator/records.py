@@ -2,25 +2,24 @@
 
 from analysis.records import CellRecord
 from orchestrator.store import CellState, StoredCell
-from reduction import METHODS
+from reduction import METHODS, has_fixed_budget
 
 
 def record_of(stored: StoredCell) -> CellRecord:
     """Return identity, state and metrics of a stored cell."""
     cell = stored.cell()
-    method = METHODS[cell.method]
     state = stored.state()
     report = stored.last_report()
     return CellRecord(
         cell_id=cell.id,
         dataset=cell.dataset,
         method=cell.method,
-        family=method.family,
+        family=METHODS[cell.method].family,
         capacity=cell.capacity,
         keep_rate=cell.keep_rate,
         stages=cell.reduction_loc,
         seed=cell.seed,
-        meets_every_rate=not method.fixed_budget,
+        meets_every_rate=not has_fixed_budget(cell.method, cell.options),
         state=str(state),
         metrics=(stored.evaluation() or {}) if state is CellState.DONE else {},
         error=stored.reason() if state is CellState.FAILED else None,

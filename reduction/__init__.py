@@ -1,36 +1,46 @@
 """Token reduction as surgery on any timm `VisionTransformer`.
 
-`reduce` a model you have or `create_model` one by name, and look at `METHODS` for what there is.
+`reduce` a model you have or `create_model` one by name, `load_checkpoint` into it, and look at
+`METHODS` for what there is. `register_timm_models` makes `timm.create_model` know all methods.
 Importing this package, and asking for the names of the methods, does not import torch.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from reduction.methods import METHODS, MethodInfo
+from reduction.methods import METHODS, MethodInfo, has_fixed_budget
 
 if TYPE_CHECKING:
+    from reduction.checkpoints import CheckpointInfo, load_checkpoint
     from reduction.cost import Cost, flops
     from reduction.surgery import create_model, reduce, unreduce
+    from reduction.timm_models import register_timm_models
     from reduction.trace import ReductionTrace
 
 __all__ = [
     "METHODS",
+    "CheckpointInfo",
     "Cost",
     "MethodInfo",
     "ReductionTrace",
     "create_model",
     "flops",
+    "has_fixed_budget",
+    "load_checkpoint",
     "reduce",
+    "register_timm_models",
     "unreduce",
 ]
 
 _MODULES = {
+    "CheckpointInfo": "checkpoints",
     "Cost": "cost",
     "ReductionTrace": "trace",
     "create_model": "surgery",
     "flops": "cost",
+    "load_checkpoint": "checkpoints",
     "reduce": "surgery",
+    "register_timm_models": "timm_models",
     "unreduce": "surgery",
 }
 

@@ -69,8 +69,8 @@ class Stage(nn.Module):
     needs_cls: ClassVar[bool] = False
     needs_grid: ClassVar[bool] = False
     """Whether it goes by the patches' places, and hence needs all of them."""
-    fixed_budget: bool = True
-    """Whether the keep rate decides how many tokens are left."""
+    fixed_budget: ClassVar[bool] = True
+    """Whether the keep rate decides how many tokens are left, with options at their defaults."""
     pads: ClassVar[bool] = False
     """Whether images of a batch may keep different numbers of tokens."""
     masks_in_training: ClassVar[bool] = False
@@ -94,6 +94,11 @@ class Stage(nn.Module):
     ) -> dict[int, float]:
         """Return for each block that reduces the fraction of the original tokens to keep."""
         return dict(zip(reduction_loc, keep_fractions(keep_rate, len(reduction_loc)), strict=True))
+
+    @classmethod
+    def has_fixed_budget(cls, **options: Any) -> bool:
+        """Return whether the keep rate decides how many tokens are left, with these `options`."""
+        return cls.fixed_budget
 
     @classmethod
     def overrides(cls, hook: str) -> bool:

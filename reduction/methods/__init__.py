@@ -40,7 +40,8 @@ class MethodInfo:
     citation: str
     """The work that introduced the method."""
     fixed_budget: bool
-    """Whether the keep rate, and nothing else, decides how many tokens are left."""
+    """Whether the keep rate, and nothing else, decides how many tokens are left, with options at
+    their defaults; `has_fixed_budget` answers for others."""
     patterns: tuple[str, ...]
     """What its traces hold for every stage: `kept`, `groups`, both or nothing."""
     needs_cls: bool
@@ -56,6 +57,19 @@ def method_class(name: str) -> "type[Stage]":
     return cast("type[Stage]", found)
 
 
+def has_fixed_budget(method: str, options: Mapping[str, Any]) -> bool:
+    """Return whether the keep rate, and nothing else, decides how many tokens a method leaves.
+
+    Args:
+        method: A name in `reduction.METHODS`.
+        options: The method's own options; those that are not given have their defaults.
+
+    Raises:
+        ValueError: The method is unknown.
+    """
+    return method_class(method).has_fixed_budget(**options)
+
+
 class _Methods(Mapping[str, MethodInfo]):
     """Method name -> `MethodInfo`; only a look at a value imports torch, names never do."""
 
@@ -67,7 +81,7 @@ class _Methods(Mapping[str, MethodInfo]):
             family=stage.family,
             options=stage.options(),
             citation=stage.citation,
-            fixed_budget=stage.fixed_budget,
+            fixed_budget=stage.has_fixed_budget(),
             patterns=stage.patterns,
             needs_cls=stage.needs_cls,
         )

@@ -42,11 +42,16 @@ class Radial(Stage):
         if schedule not in SCHEDULES:
             raise ValueError(f"schedule is {schedule!r}, but must be one of {', '.join(SCHEDULES)}")
         self.min_radius = min_radius
-        self.fixed_budget = schedule == "matched"
+        self.matched = self.has_fixed_budget(schedule=schedule)
         self.kept: Tensor
         self.register_buffer("kept", self._kept(spec.grid), persistent=False)
         if not len(self.kept):
             raise ValueError(f"min_radius is {min_radius:g}, but must leave at least 1 token")
+
+    @classmethod
+    def has_fixed_budget(cls, **options: Any) -> bool:
+        """Return whether the keep rate counts, which the linear schedule does not look at."""
+        return options.get("schedule") != "linear"
 
     @classmethod
     def schedule(
@@ -54,7 +59,7 @@ class Radial(Stage):
     ) -> dict[int, float]:
         """Return the blocks that reduce; the linear schedule leaves the fractions unused."""
         matched = super().schedule(keep_rate, reduction_loc)
-        if options.get("schedule") != "linear":
+        if cls.has_fixed_budget(**options):
             return matched
         return dict.fromkeys(range(reduction_loc[0], reduction_loc[-1] + 1), 1.0)
 
@@ -83,7 +88,7 @@ class Radial(Stage):
     def _radii(self, distance: Tensor) -> Tensor:
         """Radius of every stage of the model, [stages] float32."""
         fractions = self.spec.fractions
-        if not self.fixed_budget:
+        if not self.matched:
             corner = distance.max().item()
             return torch.linspace(corner, self.min_radius, len(fractions) + 2)[1:-1]
         targets = [token_target(fraction, len(distance)) for fraction in fractions]

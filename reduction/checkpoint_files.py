@@ -1,0 +1,68 @@
+"""Reading checkpoint files without running code that they may hold."""
+
+import argparse
+import pickle
+import re
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch.serialization import get_safe_globals, safe_globals
+
+_PATHS = {
+    "PosixPath": PurePosixPath,
+    "PurePosixPath": PurePosixPath,
+    "WindowsPath": PureWindowsPath,
+    "PureWindowsPath": PureWindowsPath,
+}
+_NUMPY_SCALAR = np.float64().__reduce__()[0]
+_NUMPY_TYPES = {type(np.dtype(c)) for c in f"?{np.typecodes['AllInteger']}{np.typecodes['Float']}"}
+
+_DATA: list[Any] = [
+    argparse.Namespace,
+    *((kind, f"pathlib.{name}") for name, kind in _PATHS.items()),
+    *((kind, f"pathlib._local.{name}") for name, kind in _PATHS.items()),
+    (_NUMPY_SCALAR, "numpy.core.multiarray.scalar"),
+    (_NUMPY_SCALAR, "numpy._core.multiarray.scalar"),
+    np.dtype,
+    *_NUMPY_TYPES,
+]
+"""What training scripts save next to tensors, and reading it does nothing else."""
+
+
+def read_checkpoint_file(path: Path, *, allow_code: bool) -> Any:
+    """Return what a file by `torch.save` (zip or legacy format) or safetensors holds, on the CPU.
+
+    Args:
+        path: The file; the suffix `.safetensors` tells the format.
+        allow_code: Also run code that a pickle holds, for files whose origin is trusted.
+
+    Raises:
+        ValueError: No such file, one that is damaged or no checkpoint, or one that holds code.
+    """
+    if not path.is_file():
+        raise ValueError(f"checkpoint is {str(path)!r}, but must be an existing file")
+    # The context would also take away what the user had allowed before.
+    data = [item for item in _DATA if item not in get_safe_globals()]
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        with safe_globals(data):
+            return torch.load(path, map_location="cpu", weights_only=not allow_code)
+    except Exception as error:  # a damaged file can fail anywhere in the parsers
+        raise ValueError(f"{path} {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    """Return what is wrong with a file that raised `error`."""
+    message = str(error).rpartition("WeightsUnpickler error: ")[2].strip()
+    code = re.search(r"GLOBAL (\S+)", message)
+    if isinstance(error, pickle.UnpicklingError) and code is not None:
+        return (
+            f"asks for {code[1]}, but must hold data alone; allow_code=True runs what it asks for, "
+            "if you trust where the file is from"
+        )
+    detail = message.splitlines()[0] if message else ""
+    return f"is no readable checkpoint ({type(error).__name__}: {detail})"
