@@ -3,6 +3,7 @@
 import argparse
 import pickle
 import re
+import zipfile
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -49,16 +50,26 @@ def read_checkpoint_file(path: Path, *, allow_code: bool) -> Any:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
+        _check_sums(path)
         with safe_globals(data):
             return torch.load(path, map_location="cpu", weights_only=not allow_code)
     except Exception as error:  # a damaged file can fail anywhere in the parsers
         raise ValueError(f"{path} {_reason(error)}") from error
 
 
+def _check_sums(path: Path) -> None:
+    """Raise `BadZipFile` where the data of a zip file are not what was written; torch would not."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise zipfile.BadZipFile(f"the checksum of {damaged} is wrong")
+
+
 def _reason(error: Exception) -> str:
     """Return what is wrong with a file that raised `error`."""
     message = str(error).rpartition("WeightsUnpickler error: ")[2].strip()
-    code = re.search(r"GLOBAL (\S+)", message)
+    code = re.search(r"GLOBAL ([\w.]*\w)", message)
     if isinstance(error, pickle.UnpicklingError) and code is not None:
         return (
             f"asks for {code[1]}, but must hold data alone; allow_code=True runs what it asks for, "

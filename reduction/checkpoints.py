@@ -76,9 +76,9 @@ def load_checkpoint(
     Reads state dicts (safetensors or `torch.save`) of this project and timm, and checkpoints of
     the training scripts of timm, DeiT, EViT, DynamicViT and of Haurum et al., Which Tokens to
     Use?, ICCV Workshops 2023. Of two sets of weights the moving average is taken where the file
-    says that it is the better one (`ema_best`) or is by timm, as timm does. Only weights are taken
-    over: how many tokens a stage keeps, also where the published code rounds otherwise, is up to
-    the model. A position embedding of another square grid is resampled.
+    says that it is the better one (`ema_best`, or `best-ema` as its epoch) or is by timm, as timm
+    does. Only weights are taken over: how many tokens a stage keeps, also where the published code
+    rounds otherwise, is up to the model. A position embedding of another square grid is resampled.
 
     Args:
         model: A reduced model, or a plain host (such as `reduction.unreduce(model)`, which shares
@@ -118,13 +118,18 @@ def _choose(path: Path, entries: object) -> str:
         raise ValueError(f"{path} holds a {type(entries).__name__}, but must hold a state dict")
     if "" in entries:
         return ""
-    averaged = entries.get("ema_best", entries.get("state_dict_ema") is not None)
-    names = _EMA_WEIGHTS if averaged else _WEIGHTS
+    names = _EMA_WEIGHTS if _prefers_average(entries) else _WEIGHTS
     for name in names:
         if _is_state_dict(entries.get(name)):
             return name
     found = _listed([str(name) for name in entries]) or "nothing"
     raise ValueError(f"{path} holds {found}, but must hold a state dict as {' or '.join(names)}")
+
+
+def _prefers_average(entries: Mapping[str, Any]) -> bool:
+    if "ema_best" in entries:
+        return bool(entries["ema_best"])
+    return entries.get("state_dict_ema") is not None or entries.get("epoch") == "best-ema"
 
 
 def _our_name(name: str) -> str:

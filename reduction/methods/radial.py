@@ -90,19 +90,23 @@ class Radial(Stage):
         fractions = self.spec.fractions
         if not self.matched:
             corner = distance.max().item()
-            return torch.linspace(corner, self.min_radius, len(fractions) + 2)[1:-1]
-        targets = [token_target(fraction, len(distance)) for fraction in fractions]
+            steps = len(fractions) + 2
+            return torch.linspace(corner, self.min_radius, steps, device="cpu")[1:-1]
+        targets = torch.tensor(
+            [token_target(fraction, len(distance)) for fraction in fractions], device="cpu"
+        )
         rings = distance.unique()
         counts = (distance <= rings[:, None]).sum(dim=1)
-        return rings[(counts - torch.tensor(targets)[:, None]).abs().argmin(dim=1)]
+        return rings[(counts - targets[:, None]).abs().argmin(dim=1)]
 
 
 def centre_distances(grid: tuple[int, int], order: float) -> Tensor:
     """Return the distance [rows * columns] float32 of each patch from the centre of the grid.
 
-    Coordinates are `linspace(-g / 2, g / 2, g)` along a side of g patches.
+    Coordinates are `linspace(-g / 2, g / 2, g)` along a side of g patches. On the CPU, whatever
+    the default device, for the sake of models that are built on `meta`.
     """
-    rows, columns = (torch.linspace(-side / 2, side / 2, side) for side in grid)
+    rows, columns = (torch.linspace(-side / 2, side / 2, side, device="cpu") for side in grid)
     coordinates = torch.cartesian_prod(rows, columns)
     return torch.linalg.vector_norm(coordinates, ord=order, dim=1)
 

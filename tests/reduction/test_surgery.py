@@ -203,3 +203,12 @@ def test_method_information():
     assert "TCFormer" in info.citation
     with pytest.raises(KeyError, match="topq"):
         reduction.METHODS["topq"]
+
+
+def test_options_can_free_a_method_from_the_keep_rate():
+    assert reduction.METHODS["l2"].fixed_budget
+    assert reduction.has_fixed_budget("l2", {"min_radius": 2.0})
+    assert not reduction.has_fixed_budget("l2", {"schedule": "linear"})
+    assert not reduction.has_fixed_budget("ats", {})
+    with pytest.raises(ValueError, match="method is 'topq', but must be one of"):
+        reduction.has_fixed_budget("topq", {})
