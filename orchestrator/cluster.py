@@ -1,13 +1,16 @@
 """Where a study runs: a given Ray cluster, the one this machine belongs to, or an embedded Ray."""
 
+import logging
 import os
 import shutil
 import socket
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 from orchestrator.errors import UserError
 
@@ -51,13 +54,14 @@ def connected(address: str | None, *, verbose: bool) -> Iterator[Cluster]:
         verbose: Let Ray's own messages through.
 
     Raises:
-        UserError: The address given does not answer.
+        UserError: Nothing answers at the address given.
     """
     for name, value in RAY_SETTINGS.items():
         os.environ.setdefault(name, value)
     import ray  # Takes a second, and reads the settings above.
 
-    given = address or os.environ.get("RAY_ADDRESS") or _live_address()
+    given = _given_address(address or os.environ.get("RAY_ADDRESS"))
+    _silence(ray, verbose=verbose)
     scratch = Path(tempfile.mkdtemp(prefix="ray-"))  # Short: Ray puts sockets below it.
     quiet = {"log_to_driver": verbose, "logging_level": "INFO" if verbose else "ERROR"}
     try:
@@ -75,22 +79,43 @@ def connected(address: str | None, *, verbose: bool) -> Iterator[Cluster]:
         total = ray.cluster_resources()
         where = f"the Ray cluster at {given}" if given else "this machine"
         yield Cluster(where, total.get("CPU", 0.0), total.get("GPU", 0.0))
-    except ConnectionError as error:
-        raise UserError(f"no Ray cluster answers at {given}") from error
     finally:
         ray.shutdown()
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _live_address() -> str | None:
-    """Return the address of the cluster this machine belongs to, if it answers."""
+def _given_address(address: str | None) -> str | None:
+    """Return the address of the cluster to use, None to start Ray in this process.
+
+    Raises:
+        UserError: Nothing answers there. Ray itself would try for a quarter of an hour.
+    """
     trace = Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / "ray_current_cluster"  # noqa: S108
-    if not trace.is_file():
+    live = trace.read_text().strip() if trace.is_file() else None
+    if address in (None, "auto"):
+        if live and _answers(live):
+            return live
+        if address:
+            raise UserError("--address is 'auto', but this machine belongs to no Ray cluster")
+        if live:
+            sys.stderr.write(f"ignoring {trace}: the Ray cluster it names ({live}) is gone\n")
         return None
-    host, _, port = trace.read_text().strip().rpartition(":")
+    if not address.startswith("ray://") and not _answers(address):
+        raise UserError(f"no Ray cluster answers at {address!r}; it must be `auto` or HOST:PORT")
+    return address
+
+
+def _answers(address: str) -> bool:
+    host, _, port = address.rpartition(":")
     try:
-        with socket.create_connection((host, int(port)), timeout=2):
-            return f"{host}:{port}"
+        socket.create_connection((host, int(port)), timeout=5).close()
     except (OSError, ValueError):
-        print(f"ignoring {trace}: the Ray cluster it names ({host}:{port}) is gone")  # noqa: T201
-        return None
+        return False
+    return True
+
+
+def _silence(ray: ModuleType, *, verbose: bool) -> None:
+    """Keep traces of failed trials and tasks off the console: `error.txt` has them."""
+    logging.getLogger("ray.tune").setLevel(logging.INFO if verbose else logging.CRITICAL)
+    # Errors of tasks are printed even with `log_to_driver=False`; Ray has no public switch.
+    ray._private.worker._worker_logs_enabled = verbose

@@ -34,8 +34,8 @@ class Launch:
     progress: Progress
     evaluations: Lane = field(init=False)
 
-    def go(self) -> None:
-        """Connect, and do what is left."""
+    def go(self) -> bool:
+        """Connect, do what is left, and tell whether all comparisons succeeded."""
         with connected(self.options.address, verbose=self.options.verbose) as cluster:
             self.progress.note(f"{self.selection.study.name}: running on {cluster}")
             gpu = self._evaluation_gpu(cluster)
@@ -52,7 +52,8 @@ class Launch:
                 self._train(cluster, bool(gpu))
             self._finish_evaluations()
             if self.work.compare and not self.interrupts.requested:
-                self._compare()
+                return self._compare()
+        return True
 
     def _train(self, cluster: Cluster, on_gpu: bool) -> None:
         store = self.selection.store
@@ -104,12 +105,14 @@ class Launch:
         self.progress.set_state(cell_id, CellState.FAILED)
         self.progress.note(f"{cell_id}: evaluation failed; see {stored.path / 'error.txt'}")
 
-    def _compare(self) -> None:
+    def _compare(self) -> bool:
         cells = stored_cells(self.selection)
         try:
             write_tables(self.selection.store, cells, COMPARISONS_IN_FLIGHT, self.progress.tick)
         except ComparisonError as error:
             self.progress.note(f"{error}; the tables stay as they were")
+            return False
+        return True
 
     def _evaluation_gpu(self, cluster: Cluster) -> float:
         study = self.selection.study

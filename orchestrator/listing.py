@@ -39,7 +39,7 @@ def cells_table(store: Store, cells: Sequence[StoredCell]) -> Table:
     """Return a row a cell: what it is, how far it is and what it reached."""
     table = Table(box=None, pad_edge=False)
     for column in ("cell", "state", "epoch", "loss", "accuracy"):
-        table.add_column(column, no_wrap=True)
+        table.add_column(column, overflow="fold")
     for cell in cells:
         report = cell.last_report()
         table.add_row(
@@ -69,7 +69,7 @@ def describe(selection: Selection, options: Options, console: Console) -> None:
     macs = training_macs(selection.unfinished(), options.data)
     table = Table(box=None, pad_edge=False)
     for column in ("cell", "dataset", "method", "capacity", "keep rate", "reserves", "state"):
-        table.add_column(column, no_wrap=True)
+        table.add_column(column, overflow="fold")
     for cell in cells:
         reserved = selection.study.reserved(cell.capacity)
         table.add_row(

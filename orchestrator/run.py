@@ -28,6 +28,7 @@ def run_study(options: Options, console: Console) -> int:
     store = selection.store
     macs = _training_macs(selection.unfinished(), options)
     interrupts = Interrupts(store.stop_file)
+    compared = True
     with store.lock(), interrupts.handled():
         store.create(selection.study.model_dump(mode="json") | provenance(), selection.cells)
         if _repair(selection, console):
@@ -36,10 +37,11 @@ def run_study(options: Options, console: Console) -> int:
         progress = Progress(console, selection.study.name, states, macs, quiet=options.quiet)
         try:
             with progress:
-                _do_stages(selection, options, macs, interrupts, progress)
+                compared = _do_stages(selection, options, macs, interrupts, progress)
         except KeyboardInterrupt:
             interrupts.requested = True
-    return _conclude(selection, options, interrupts, console)
+    status = _conclude(selection, interrupts, console)
+    return status if compared else status or SOME_FAILED
 
 
 def _do_stages(
@@ -48,14 +50,17 @@ def _do_stages(
     macs: dict[str, float],
     interrupts: Interrupts,
     progress: Progress,
-) -> None:
+) -> bool:
+    """Do what is left; tell whether the comparisons, if any, succeeded."""
+    compared = True
     work = left_to_do(selection, options, progress.note)
     if work:
         from orchestrator.launch import Launch  # Imports Ray, which a finished study needs not.
 
-        Launch(selection, options, work, macs, interrupts, progress).go()
+        compared = Launch(selection, options, work, macs, interrupts, progress).go()
     if "report" in options.stages and not interrupts.requested:
         refresh_report(selection, progress.note)
+    return compared
 
 
 def _training_macs(cells: Sequence[Cell], options: Options) -> dict[str, float]:
@@ -76,9 +81,7 @@ def _repair(selection: Selection, console: Console) -> bool:
     return bool(damaged)
 
 
-def _conclude(
-    selection: Selection, options: Options, interrupts: Interrupts, console: Console
-) -> int:
+def _conclude(selection: Selection, interrupts: Interrupts, console: Console) -> int:
     store = selection.store
     stored = [store.cell(cell.id) for cell in selection.selected]
     failed = [cell for cell in stored if cell.state() is CellState.FAILED]

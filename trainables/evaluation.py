@@ -122,7 +122,9 @@ def _run(
     found = []
     for images, targets, index in batches:
         with autocast(device, dtype):
-            logits, trace = model.forward_with_trace(images.to(device, non_blocking=True))
+            logits, trace = model.forward_with_trace(
+                images.to(device, non_blocking=True), image_index=index.to(device)
+            )
         found.append({"logits": logits.float(), "target": targets, "image": index, **_flat(trace)})
     return {name: _joined([batch[name] for batch in found]).cpu() for name in found[0]}
 

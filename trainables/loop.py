@@ -21,7 +21,7 @@ from trainables.cell import Cell
 from trainables.cell_data import CellData
 from trainables.data.loader import stream_seed
 from trainables.host import build_model
-from trainables.losses import build_criterion, build_mixup
+from trainables.losses import build_criterion, build_mixup, keep_rate_penalty
 from trainables.optimizer import build_optimizer, set_learning_rates
 from trainables.precision import autocast, autocast_dtype
 from trainables.prediction import predict, score
@@ -243,10 +243,20 @@ class Finetuning:
         if self._mixup:
             images, targets = self._mixup(images, targets)
         with autocast(self.device, self._dtype):
-            logits = self.model(images)
+            logits, decisions = self._forward(images)
         loss = self._criterion(logits.float(), targets)
+        if decisions:
+            penalty = keep_rate_penalty(decisions, self.cell.keep_rate)
+            loss = loss + self.cell.recipe.keep_rate_weight * penalty
         self._scaler.scale(loss * share).backward()
         return loss.detach()
+
+    def _forward(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Return the logits, and the decisions of stages that learn them."""
+        if not any(stage.masks_in_training for stage in self.model.stages):
+            return self.model(images), []
+        logits, trace = self.model.forward_with_trace(images)
+        return logits, list(trace.decisions.values())
 
     def _apply_gradients(self) -> None:
         if self.cell.recipe.clip_grad is not None:

@@ -1,8 +1,9 @@
 """What a cell minimises: the criterion of a recipe and task, and mixing of images before it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
+import torch
 from timm.data.mixup import Mixup
 from timm.loss import AsymmetricLossMultiLabel, LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from torch import Tensor
@@ -47,6 +48,21 @@ def build_criterion(recipe: Recipe, task: Task) -> Criterion:
     if recipe.mixup or recipe.cutmix:
         return SoftTargetCrossEntropy()
     return LabelSmoothingCrossEntropy(recipe.label_smoothing)
+
+
+def keep_rate_penalty(decisions: Sequence[Tensor], keep_rate: float) -> Tensor:
+    """Return how far learned decisions are from the keep rate (DynamicViT, Rao et al. 2021).
+
+    The mean over stages s and images of (share of patches kept - keep_rate^(s + 1))^2.
+
+    Args:
+        decisions: Of each stage, [B, N0], 1 for a patch kept and 0 for one dropped so far, with
+            gradients.
+        keep_rate: The cumulative keep rate in (0, 1].
+    """
+    shares = torch.stack([decision.float().mean(dim=1) for decision in decisions])
+    targets = keep_rate ** torch.arange(1, len(decisions) + 1, device=shares.device)
+    return (shares - targets[:, None]).square().mean()
 
 
 def image_losses(recipe: Recipe, task: Task, logits: Tensor, targets: Tensor) -> Tensor:

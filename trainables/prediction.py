@@ -4,15 +4,16 @@ from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from reduction.model import ReducedVisionTransformer
 from trainables.metrics import mean_average_precision, top_k_accuracy
 from trainables.precision import autocast
 
 
 @torch.inference_mode()
 def predict(
-    models: Sequence[nn.Module],
+    models: Sequence[ReducedVisionTransformer],
     batches: Iterable[tuple[Tensor, Tensor, Tensor]],
     *,
     device: torch.device,
@@ -28,12 +29,12 @@ def predict(
         model.eval()
     logits: list[list[Tensor]] = [[] for _ in models]
     targets = []
-    for images, target, _ in batches:
+    for images, target, index in batches:
         images = images.to(device, non_blocking=True)
         targets.append(target)
         with autocast(device, dtype):
             for model, outputs in zip(models, logits, strict=True):
-                outputs.append(model(images).float())
+                outputs.append(model(images, image_index=index.to(device)).float())
     return [torch.cat(outputs).cpu() for outputs in logits], torch.cat(targets)
 
 

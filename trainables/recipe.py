@@ -76,7 +76,7 @@ class Recipe(BaseModel):
     """Probability of mirroring an image."""
     color_jitter: Annotated[float, Field(ge=0)] = 0.3
     """Strength of brightness, contrast and saturation jitter; used where RandAugment is off."""
-    rand_augment: str | None = "rand-m9-mstd0.5-inc1"
+    rand_augment: Annotated[str, Field(pattern="^rand-")] | None = "rand-m9-mstd0.5-inc1"
     """timm's RandAugment specification; None turns it off."""
     random_erasing: Fraction = 0.25
     """Probability of erasing a rectangle of pixels."""
@@ -99,10 +99,16 @@ class Recipe(BaseModel):
     asymmetric_clip: Fraction = 0.05
     """Probability by which the asymmetric loss shifts negatives."""
 
+    # Methods whose decisions are learned (dynamicvit)
+    keep_rate_weight: Annotated[float, Field(ge=0)] = 2.0
+    """Weight of the squared distance between the share of tokens kept and the keep rate."""
+
     # Speed and safety
-    checkpoint_minutes: Positive = Field(10.0, json_schema_extra=NO_EFFECT_ON_OUTCOME)
+    checkpoint_minutes: Positive = Field(default=10.0, json_schema_extra=NO_EFFECT_ON_OUTCOME)
     """Most minutes of work that a crash may cost; state is also saved at every epoch's end."""
-    loader_workers: Annotated[int, Field(ge=0)] = Field(0, json_schema_extra=NO_EFFECT_ON_OUTCOME)
+    loader_workers: Annotated[int, Field(ge=0)] = Field(
+        default=0, json_schema_extra=NO_EFFECT_ON_OUTCOME
+    )
     """Processes that decode and augment; 0 does it in the training process."""
 
     @model_validator(mode="after")
@@ -110,6 +116,10 @@ class Recipe(BaseModel):
         if self.warmup_epochs > self.epochs > 0:
             raise ValueError(
                 f"warmup_epochs is {self.warmup_epochs}, but must be at most epochs ({self.epochs})"
+            )
+        if self.batch_size % 2 and (self.mixup or self.cutmix):
+            raise ValueError(
+                f"batch_size is {self.batch_size}, but must be even with mixup or cutmix"
             )
         if self.crop_scale[0] > self.crop_scale[1]:
             raise ValueError(f"crop_scale is {self.crop_scale}, but must ascend")

@@ -1,12 +1,17 @@
 """Losses against the arrays of the published study and their definitions."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from torch.nn.functional import cross_entropy
 
-from trainables.losses import build_criterion, build_mixup, image_losses
+from trainables.losses import build_criterion, build_mixup, image_losses, keep_rate_penalty
 from trainables.recipe import Recipe
 
+GOLDENS = Path(__file__).parents[1] / "data" / "goldens"
 PLAIN = Recipe(mixup=0, cutmix=0, label_smoothing=0)
 
 
@@ -98,3 +103,13 @@ def test_nothing_is_mixed_where_the_recipe_or_the_task_does_not_mix():
 def test_odd_batches_cannot_be_mixed():
     with pytest.raises(ValueError, match="batch_size is 7, but must be even for mixup or cutmix"):
         build_mixup(Recipe(batch_size=7), "single_label", 10)
+
+
+def test_the_keep_rate_penalty_completes_the_study_s_loss_without_a_teacher():
+    with np.load(GOLDENS / "training_A.npz") as arrays:
+        decisions = [torch.from_numpy(arrays[f"losses/keep{stage}"]) for stage in range(3)]
+        logits, labels = arrays["losses/logits"], arrays["losses/hard_labels"]
+    base = cross_entropy(torch.from_numpy(logits), torch.from_numpy(labels).long())
+    loss = base + 2 * keep_rate_penalty(decisions, 0.7)
+    expected = json.loads((GOLDENS / "training_A.json").read_text())["losses/dynamicvit"]
+    assert loss.item() == pytest.approx(expected["ce_no_teacher"], rel=1e-5)
