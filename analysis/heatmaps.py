@@ -8,7 +8,6 @@ given maps is NaN; `compare_maps` gives the reason.
 from functools import cache
 
 import numpy as np
-import ot
 from numpy.typing import NDArray
 from scipy import stats
 
@@ -84,6 +83,8 @@ def emd(a: np.ndarray, b: np.ndarray) -> float:
 
     Exact optimal transport with the Euclidean distance between cells; in [0, map diagonal].
     """
+    import ot  # Imports torch where that is installed: seconds that most users of this do not need.
+
     p, q = _scaled(a).ravel(), _scaled(b).ravel()
     if np.isnan(p).any() or np.isnan(q).any():
         return np.nan

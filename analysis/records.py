@@ -54,7 +54,7 @@ class CellArtifacts:
     @classmethod
     def load(cls, record: CellRecord, patterns: Source, features: Source) -> Self:
         """Read the arrays of `record` from two npz files, given as paths or open binary files."""
-        return cls(record, _read(patterns), _read(features))
+        return cls(record, read_arrays(patterns), read_arrays(features))
 
     @property
     def images(self) -> np.ndarray:
@@ -99,7 +99,8 @@ class CellArtifacts:
         return _by_block(self.features, "cls")
 
 
-def _read(source: Source) -> dict[str, np.ndarray]:
+def read_arrays(source: Source) -> dict[str, np.ndarray]:
+    """Return all arrays of an npz file, given as a path or an open binary file."""
     with np.load(source, allow_pickle=False) as archive:
         return {name: archive[name] for name in archive.files}
 

@@ -1,6 +1,7 @@
 """The comparison stage: evaluated cells, and pairs of them, become the study's tables."""
 
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import pandas as pd
 import ray
@@ -12,10 +13,12 @@ from orchestrator.lane import Lane
 from orchestrator.records import record_of
 from orchestrator.store import CellState, Store, StoredCell
 from orchestrator.tables import fingerprint, publish_tables
-from orchestrator.tasks import compare_pairs, describe_cell
+from orchestrator.tasks import compare_pairs, describe_cells
 
+T = TypeVar("T")
 Frames = dict[str, pd.DataFrame]
 
+CELLS_PER_TASK = 8
 PAIRS_PER_TASK = 16
 """A task costs milliseconds to start; a pair takes about as long to compare."""
 
@@ -53,22 +56,26 @@ def _tables(
     store: Store, records: Sequence[CellRecord], limit: int, on_tick: Callable[[], None]
 ) -> dict[str, pd.DataFrame]:
     done = [record for record in records if record.state == CellState.DONE]
-    describing = Lane(ray.remote(describe_cell).options(num_cpus=0), limit)
+    path = store.path.absolute()
+    describing = Lane(ray.remote(describe_cells).options(num_cpus=0), limit)
+    for number, records_of_task in enumerate(_chunks(done, CELLS_PER_TASK)):
+        describing.submit(f"cells, part {number}", path, records_of_task)
+    frames = _outcomes(describing, on_tick)
     comparing = Lane(ray.remote(compare_pairs).options(num_cpus=0), limit)
-    for record in done:
-        describing.submit(record.cell_id, store.path, record.cell_id)
     for comparison in COMPARISONS:
-        found = [(a.cell_id, b.cell_id) for a, b in pairs(done, comparison)]
-        for start in range(0, len(found), PAIRS_PER_TASK):
-            chunk = found[start : start + PAIRS_PER_TASK]
-            comparing.submit(f"{comparison} from pair {start}", store.path, comparison, chunk)
-    frames = [*_outcomes(describing, on_tick), *_outcomes(comparing, on_tick)]
+        for number, pairs_of_task in enumerate(_chunks(pairs(done, comparison), PAIRS_PER_TASK)):
+            comparing.submit(f"{comparison}, part {number}", path, comparison, pairs_of_task)
+    frames += _outcomes(comparing, on_tick)
     tables = {name: _concatenate(name, frames) for name in COMPARED_TABLES}
     derived = {
         "results": results_table(records),
         "heatmaps": heatmaps_table(tables["depth_maps"], done),
     }
     return tables | derived
+
+
+def _chunks(items: Sequence[T], size: int) -> list[Sequence[T]]:
+    return [items[start : start + size] for start in range(0, len(items), size)]
 
 
 def _outcomes(lane: Lane, on_tick: Callable[[], None]) -> list[Frames]:

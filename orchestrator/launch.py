@@ -16,8 +16,8 @@ from orchestrator.tasks import evaluate_cell
 from orchestrator.training import Training
 from orchestrator.work import Work, stored_cells
 
-EVALUATIONS_IN_FLIGHT = 2
-COMPARISONS_IN_FLIGHT = 8
+CPUS_PER_EVALUATION = 4
+"""One more evaluation runs at once for so many CPUs: its process costs seconds to start."""
 TASK_RETRIES = 2
 
 
@@ -45,14 +45,16 @@ class Launch:
                 max_retries=TASK_RETRIES,
                 max_calls=0,  # A process that has imported torch serves the next cell, too.
             )(evaluate_cell)
-            self.evaluations = Lane(evaluate, EVALUATIONS_IN_FLIGHT)
+            self.evaluations = Lane(
+                evaluate, limit=max(1, int(cluster.cpus) // CPUS_PER_EVALUATION)
+            )
             for cell in self.work.evaluate:
                 self._evaluate(cell.id, bool(gpu))
             if self.work.train:
                 self._train(cluster, bool(gpu))
             self._finish_evaluations()
             if self.work.compare and not self.interrupts.requested:
-                return self._compare()
+                return self._compare(cluster)
         return True
 
     def _train(self, cluster: Cluster, on_gpu: bool) -> None:
@@ -105,10 +107,10 @@ class Launch:
         self.progress.set_state(cell_id, CellState.FAILED)
         self.progress.note(f"{cell_id}: evaluation failed; see {stored.path / 'error.txt'}")
 
-    def _compare(self) -> bool:
+    def _compare(self, cluster: Cluster) -> bool:
         cells = stored_cells(self.selection)
         try:
-            write_tables(self.selection.store, cells, COMPARISONS_IN_FLIGHT, self.progress.tick)
+            write_tables(self.selection.store, cells, int(cluster.cpus), self.progress.tick)
         except ComparisonError as error:
             self.progress.note(f"{error}; the tables stay as they were")
             return False

@@ -78,10 +78,9 @@ class Progress:
 
     def report(self, cell: str, report: dict[str, Any]) -> None:
         """Record what a running cell reports."""
-        before = self._reports.get(cell, {}).get("step", report.get("first_step", 0))
-        self._worked += (
-            self._work.get(cell, 0.0) * (report["step"] - before) / report["total_steps"]
-        )
+        before = self._reports.get(cell, {}).get("step", report["first_step"])
+        share = (report["step"] - before) / max(report["total_steps"], 1)
+        self._worked += self._work.get(cell, 0.0) * share
         self._reports[cell] = report
 
     def tick(self) -> None:
@@ -99,7 +98,7 @@ class Progress:
         return ", ".join(f"{counts[s]} {s}" for s in dict.fromkeys(order) if counts[s])
 
     def _headline(self) -> Text:
-        speed = sum(report["images_per_second"] for report in self._reports.values())
+        speed = sum(report["images_per_second"] or 0.0 for report in self._reports.values())
         parts = [f"{self._study}: {len(self._states)} cells: {self.summary()}"]
         if speed:
             parts.append(f"{speed:,.0f} images/s")
@@ -113,7 +112,7 @@ class Progress:
         if not self._worked or not unfinished:
             return None
         in_progress = sum(
-            unfinished.get(cell, 0.0) * report["step"] / report["total_steps"]
+            unfinished.get(cell, 0.0) * _share_done(report)
             for cell, report in self._reports.items()
         )
         left = sum(unfinished.values()) - in_progress
@@ -127,16 +126,20 @@ class Progress:
             accuracy = report["accuracy"]
             table.add_row(
                 cell,
-                f"{report['step'] / max(report['total_steps'], 1) * report['epochs']:.1f}"
-                f"/{report['epochs']}",
+                f"{_share_done(report) * report['epochs']:.1f}/{report['epochs']}",
                 f"{report['loss']:.3f}" if report["loss"] is not None else "",
                 f"{report['metric']} {accuracy:.1f} %" if accuracy is not None else "",
-                f"{report['images_per_second']:,.0f}",
+                f"{report['images_per_second'] or 0.0:,.0f}",
             )
         return table
 
 
 _ENDED = {str(CellState.DONE), str(CellState.TRAINED), str(CellState.FAILED), EVALUATING}
+
+
+def _share_done(report: Mapping[str, Any]) -> float:
+    total: int = report["total_steps"]
+    return report["step"] / total if total else 1.0
 
 
 def _duration(seconds: float) -> str:

@@ -5,13 +5,15 @@ from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from analysis.comparisons import Comparison, Row, compare
-from analysis.records import CellArtifacts
+from analysis.records import CellArtifacts, CellRecord, read_arrays
 from analysis.tables import depth_maps_table, table, tokens_table
-from orchestrator.records import record_of
 from orchestrator.store import Store
+
+Arrays = dict[str, np.ndarray]
 
 ARTIFACTS_IN_MEMORY = 16
 """Cells whose arrays a comparing process keeps, since many pairs share a cell."""
@@ -38,9 +40,9 @@ def evaluate_cell(study: Path, cell_id: str, data_root: Path | None, on_gpu: boo
 
 
 def compare_pairs(
-    study: Path, comparison: Comparison, pairs: Sequence[tuple[str, str]]
+    study: Path, comparison: Comparison, pairs: Sequence[tuple[CellRecord, CellRecord]]
 ) -> dict[str, pd.DataFrame]:
-    """Return what pairs of cells, given by their ids, add to each table."""
+    """Return what pairs of cells add to each table."""
     rows: dict[str, list[Row]] = {}
     for a, b in pairs:
         compared = compare(load_artifacts(study, a), load_artifacts(study, b), comparison)
@@ -49,21 +51,24 @@ def compare_pairs(
     return {name: table(name, new) for name, new in rows.items()}
 
 
-def describe_cell(study: Path, cell_id: str) -> dict[str, pd.DataFrame]:
-    """Return what one evaluated cell adds to each table."""
-    cells = [load_artifacts(study, cell_id)]
+def describe_cells(study: Path, records: Sequence[CellRecord]) -> dict[str, pd.DataFrame]:
+    """Return what evaluated cells add, each by itself, to each table."""
+    cells = [load_artifacts(study, record) for record in records]
     return {"tokens": tokens_table(cells), "depth_maps": depth_maps_table(cells)}
 
 
-def load_artifacts(study: Path, cell_id: str) -> CellArtifacts:
+def load_artifacts(study: Path, record: CellRecord) -> CellArtifacts:
     """Return the arrays that the evaluation of a cell left, checked."""
-    return _artifacts(study, cell_id, Store(study).cell(cell_id).evaluation_digest())
+    evaluation = Store(study).cell(record.cell_id).evaluation_digest()
+    return CellArtifacts(record, *_arrays(study, record.cell_id, evaluation))
 
 
 @lru_cache(maxsize=ARTIFACTS_IN_MEMORY)
-def _artifacts(study: Path, cell_id: str, evaluation_digest: str) -> CellArtifacts:
+def _arrays(study: Path, cell_id: str, evaluation: str) -> tuple[Arrays, Arrays]:
+    """Read patterns and features; `evaluation` tells a new evaluation from the remembered one."""
     stored = Store(study).cell(cell_id)
     patterns, features = (
-        io.BytesIO(stored.read_artifact(name)) for name in ("patterns.npz", "features.npz")
+        read_arrays(io.BytesIO(stored.read_artifact(name)))
+        for name in ("patterns.npz", "features.npz")
     )
-    return CellArtifacts.load(record_of(stored), patterns, features)
+    return patterns, features

@@ -72,7 +72,12 @@ class FinetuneTrainable(tune.Trainable):
         self._folder.append_log(report)
         if report["finished"]:
             self._folder.write_result(self._finetuning.result())
-        return {**report, "interrupted": stopping, "done": report["finished"] or stopping}
+        return {
+            **report,
+            "first_step": self._first_step,
+            "interrupted": stopping,
+            "done": report["finished"] or stopping,
+        }
 
     def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
         """Hand Tune a pointer only: the state itself is in the store."""
@@ -85,6 +90,7 @@ class FinetuneTrainable(tune.Trainable):
         state = self._folder.load_last()
         if state is not None:
             self._finetuning.load_state_dict(torch.load(io.BytesIO(state), weights_only=True))
+        self._first_step = self._finetuning.step
 
     def _save(self) -> None:
         buffer = io.BytesIO()

@@ -28,8 +28,7 @@ def live():
 def dead():
     """Return an address at which nothing listens any more."""
     with socket.create_server(("127.0.0.1", 0)) as server:
-        address = "{}:{}".format(*server.getsockname())
-    return address
+        return "{}:{}".format(*server.getsockname())
 
 
 @pytest.mark.parametrize("address", [None, "auto"])

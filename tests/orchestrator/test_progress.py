@@ -10,6 +10,7 @@ from orchestrator.progress import EVALUATING, RUNNING, Progress
 from orchestrator.store import CellState
 
 REPORT = {
+    "first_step": 0,
     "step": 5,
     "total_steps": 10,
     "epochs": 2,
