@@ -1,0 +1,229 @@
+"""Measure how much of the work that token reduction saves becomes speed and memory.
+
+    python experiments/benchmarks/speed.py --threads 2
+
+Weights and images are random and seeded; images are on the device before the clock starts. Host
+and method take turns, so that what else the machine does meets both alike:
+
+- speed-up: median over the repeats of (time of the host / time of the method), the host's time
+  being the mean of its runs just before and just after the method's;
+- work: multiply-accumulates of the method over the host's, from the tokens that were really left;
+- efficiency: speed-up times work, 1 where all work saved is time saved;
+- memory: the most that a forward pass holds at a time, weights and images aside. On CUDA what the
+  allocator counts, else what torch's profiler sees of its CPU allocator (not the scratch space
+  that MKL and oneDNN keep for themselves).
+
+`deit` is the host as `reduction` runs it, against timm's own. Writes `speed.json`, `speed.md` and
+`speed.html` into the output folder and prints the table.
+"""
+
+import argparse
+import itertools
+import json
+import operator
+import platform
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import plotly.graph_objects as go
+import timm
+import torch
+from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
+
+import reduction
+
+Forward = Callable[[Tensor], Tensor]
+BASELINE = "deit"
+MIB = 2**20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One method at one keep rate against the plain host."""
+
+    method: str
+    keep_rate: float
+    tokens: list[float]
+    """Patch tokens left after each stage, mean over the images."""
+    host_images_per_second: float
+    images_per_second: float
+    speed_up: float
+    work: float
+    """Multiply-accumulates of the method over the host's."""
+    efficiency: float
+    host_memory_mib: float
+    memory_mib: float
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure what the command line asks for."""
+    options = parse(arguments)
+    torch.set_num_threads(options.threads or torch.get_num_threads())
+    torch.manual_seed(options.seed)
+    host = timm.create_model(options.host).eval().to(options.device, getattr(torch, options.dtype))
+    images = torch.randn(options.batch_size, host.in_chans, *host.patch_embed.img_size)
+    images = images.to(next(host.parameters()))
+    rows = []
+    with torch.inference_mode():
+        for method in options.methods:
+            for rate in [1.0] if method == BASELINE else options.keep_rates:
+                rows.append(measure(host, images, method, rate, options))
+                print(line(asdict(rows[-1]).values()), flush=True)
+    write(options.out, rows, machine(options))
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--device", default="cpu", help="such as cuda (default: cpu)")
+    add("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
+    add("--batch-size", type=int, default=32)
+    add("--methods", nargs="+", default=list(reduction.METHODS), choices=list(reduction.METHODS))
+    add("--keep-rates", type=float, nargs="+", default=[0.25, 0.5, 0.7, 0.9])
+    add("--host", default="deit_small_patch16_224", help="a timm VisionTransformer")
+    add("--compile", action="store_true", help="compile host and methods alike")
+    add("--threads", type=int, help="CPU threads (default: torch's own choice)")
+    add("--repeats", type=int, default=7)
+    add("--seed", type=int, default=0)
+    add("--out", type=Path, default=Path("runs/benchmarks"), help="folder (default: %(default)s)")
+    return parser.parse_args(arguments)
+
+
+def measure(
+    host: nn.Module, images: Tensor, method: str, keep_rate: float, options: argparse.Namespace
+) -> Row:
+    """Measure one method at one keep rate, with the host in between."""
+    torch.manual_seed(options.seed)
+    model = reduction.reduce(host, method, keep_rate=keep_rate)
+    _, trace = model.forward_with_trace(images)
+    work = reduction.flops(model, trace.tokens).macs / reduction.flops(host).macs
+    forwards: tuple[Forward, Forward] = (host, model)
+    if options.compile:
+        torch.compiler.reset()
+        forwards = (torch.compile(host, dynamic=False), torch.compile(model, dynamic=False))
+    memory, reduced_memory = (peak_memory(forward, images) / MIB for forward in forwards)
+    hosts, reduced = take_turns(forwards, images, repeats=options.repeats)
+    around = [(before + after) / 2 for before, after in itertools.pairwise(hosts)]
+    speed_up = statistics.median(map(operator.truediv, around, reduced))
+    return Row(
+        method=method,
+        keep_rate=keep_rate,
+        tokens=[round(counts.double().mean().item(), 1) for counts in trace.tokens.values()],
+        host_images_per_second=len(images) / statistics.median(hosts),
+        images_per_second=len(images) / statistics.median(reduced),
+        speed_up=speed_up,
+        work=work,
+        efficiency=speed_up * work,
+        host_memory_mib=memory,
+        memory_mib=reduced_memory,
+    )
+
+
+def take_turns(
+    forwards: tuple[Forward, Forward], images: Tensor, *, repeats: int
+) -> tuple[list[float], list[float]]:
+    """Return seconds of host and method by turns, the host first and last."""
+    host, model = forwards
+    for forward in (host, model, host, model):  # warm-up
+        seconds(forward, images)
+    hosts, reduced = [seconds(host, images)], []
+    for _ in range(repeats):
+        reduced.append(seconds(model, images))
+        hosts.append(seconds(host, images))
+    return hosts, reduced
+
+
+def seconds(forward: Forward, images: Tensor) -> float:
+    """Return how long one forward pass takes."""
+    synchronise(images.device)
+    start = time.perf_counter()
+    forward(images)
+    synchronise(images.device)
+    return time.perf_counter() - start
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait until the device has done what it was asked to."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def peak_memory(forward: Forward, images: Tensor) -> int:
+    """Return the most bytes that a forward pass holds at a time, above what there was before."""
+    forward(images)
+    device = images.device
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        resident = torch.cuda.memory_allocated(device)
+        forward(images)
+        return torch.cuda.max_memory_allocated(device) - resident
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as run:
+        forward(images)
+    events = (event for event in run.profiler.kineto_results.events() if event.name() == "[memory]")
+    held = peak = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        held += event.nbytes()
+        peak = max(peak, held)
+    return peak
+
+
+def machine(options: argparse.Namespace) -> dict[str, Any]:
+    """Return what the numbers depend on."""
+    on_gpu = torch.device(options.device).type == "cuda"
+    name = torch.cuda.get_device_name(options.device) if on_gpu else platform.machine()
+    arguments = {key: value for key, value in vars(options).items() if key != "out"}
+    return {
+        **arguments,
+        "device_name": name,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "timm": timm.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def write(folder: Path, rows: list[Row], about: dict[str, Any]) -> None:
+    """Write the rows as JSON, Markdown and a plot."""
+    folder.mkdir(parents=True, exist_ok=True)
+    facts = [asdict(row) for row in rows]
+    (folder / "speed.json").write_text(json.dumps({"about": about, "rows": facts}, indent=1) + "\n")
+    names = list(facts[0])
+    table = [line(names), line("---" for _ in names), *(line(row.values()) for row in facts)]
+    (folder / "speed.md").write_text("\n".join(table) + "\n")
+    plot(rows).write_html(folder / "speed.html")
+    print(f"wrote speed.json, speed.md and speed.html into {folder}")
+
+
+def line(cells: Any) -> str:
+    """Return a line of a Markdown table."""
+    texts = (f"{cell:.3g}" if isinstance(cell, float) and cell < 100 else cell for cell in cells)
+    return f"| {' | '.join(f'{x:.0f}' if isinstance(x, float) else str(x) for x in texts)} |"
+
+
+def plot(rows: list[Row]) -> go.Figure:
+    """Draw the speed-up over the work saved; on the diagonal all work saved is time saved."""
+    figure = go.Figure()
+    for method in dict.fromkeys(row.method for row in rows):
+        own = [row for row in rows if row.method == method]
+        figure.add_scatter(
+            x=[1 / row.work for row in own],
+            y=[row.speed_up for row in own],
+            text=[f"keep rate {row.keep_rate:g}" for row in own],
+            name=method,
+            mode="lines+markers",
+        )
+    limit = max(1 / row.work for row in rows)
+    figure.add_scatter(x=[1, limit], y=[1, limit], name="ideal", line={"dash": "dot"})
+    return figure.update_layout(xaxis_title="host's work / method's", yaxis_title="speed-up")
+
+
+if __name__ == "__main__":
+    main()
