@@ -87,8 +87,15 @@ class Tokens:
 
 def gather_tokens(x: Tensor, index: Tensor) -> Tensor:
     """Return the rows `index` [B, K] of x [B, N, ...] as [B, K, ...]."""
-    index = index.view(*index.shape, *(1,) * (x.dim() - 2)).expand(-1, -1, *x.shape[2:])
-    return x.gather(1, index)
+    # Whole rows of a flat view: several times as fast as `gather`, which looks up each element.
+    rows = x.flatten(0, 1).index_select(0, _flat(index, x.shape[1]).flatten())
+    return rows.view(*index.shape, *x.shape[2:])
+
+
+def _flat(index: Tensor, count: int) -> Tensor:
+    """Return positions [B, K] within each image as positions among all B * count rows."""
+    image = torch.arange(index.shape[0], device=index.device)
+    return index + image[:, None] * count
 
 
 def at_least_float32(x: Tensor) -> Tensor:
@@ -110,14 +117,16 @@ def distances(x: Tensor) -> Tensor:
     wide = x.double()
     products = wide @ wide.mT
     squares = products.diagonal(dim1=1, dim2=2)
-    squared = squares[:, :, None] + squares[:, None, :] - 2 * products
+    squared = (squares[:, :, None] + squares[:, None, :]).sub_(products, alpha=2)
     return squared.clamp_(min=0).sqrt_().to(torch.promote_types(x.dtype, torch.float32))
 
 
 def sum_by_group(x: Tensor, assignment: Tensor, num_groups: int) -> Tensor:
     """Return the sums [B, K, C] of the rows of x [B, N, C] that are `assignment` [B, N] to each."""
-    sums = x.new_zeros(x.shape[0], num_groups, x.shape[2])
-    return sums.scatter_add(1, assignment[..., None].expand_as(x), x)
+    batch, _, channels = x.shape
+    sums = x.new_zeros(batch * num_groups, channels)
+    sums = sums.index_add(0, _flat(assignment, num_groups).flatten(), x.flatten(0, 1))
+    return sums.view(batch, num_groups, channels)
 
 
 def merge_by_size(tokens: Tokens, assignment: Tensor, num_groups: int) -> Tokens:

@@ -111,18 +111,17 @@ def k_medoids(
             first, as the published study ran, and keeps its medoid in the second.
     """
     assignment = _nearest(distance, medoids)
+    total = distance.sum(dim=2)
     for _ in range(iters):
-        if cost == "global":
-            total = distance.sum(dim=2)
-        else:
+        if cost == "within":
             together = assignment[:, :, None] == assignment[:, None, :]
             total = (distance * together).sum(dim=2)
-        clusters = torch.arange(medoids.shape[1], device=medoids.device)
-        member = assignment[:, None, :] == clusters[:, None]
-        costs = (weights * total)[:, None, :].masked_fill(~member, torch.inf)
-        best = costs.argmin(dim=2)
-        keeps = (cost == "within") & ~member.any(dim=2)
-        medoids = torch.where(keeps, medoids, best)
+        order = (weights * total).argsort(dim=1, stable=True)
+        none = torch.full_like(medoids, order.shape[1])
+        best = none.scatter_reduce(1, assignment, order.argsort(dim=1), "amin")
+        instead = medoids if cost == "within" else torch.zeros_like(medoids)
+        chosen = order.gather(1, best.clamp(max=order.shape[1] - 1))
+        medoids = torch.where(best == none, instead, chosen)
         assignment = _nearest(distance, medoids)
     return medoids, assignment
 
