@@ -17,15 +17,9 @@ Criterion = Callable[[Tensor, Tensor], Tensor]
 
 
 def build_mixup(recipe: Recipe, task: Task, num_classes: int) -> Mixup | None:
-    """Build timm's mixup and CutMix, which also smooths labels, or None where both are off.
-
-    Raises:
-        ValueError: If the recipe mixes, but its batches cannot be split in pairs.
-    """
+    """Build timm's mixup and CutMix, which also smooths labels, or None where both are off."""
     if task == "multi_label" or not (recipe.mixup or recipe.cutmix):
         return None
-    if recipe.batch_size % 2:
-        raise ValueError(f"batch_size is {recipe.batch_size}, but must be even for mixup or cutmix")
     return Mixup(
         mixup_alpha=recipe.mixup,
         cutmix_alpha=recipe.cutmix,

@@ -100,11 +100,6 @@ def test_nothing_is_mixed_where_the_recipe_or_the_task_does_not_mix():
     assert build_mixup(Recipe(), "multi_label", 10) is None
 
 
-def test_odd_batches_cannot_be_mixed():
-    with pytest.raises(ValueError, match="batch_size is 7, but must be even for mixup or cutmix"):
-        build_mixup(Recipe(batch_size=7), "single_label", 10)
-
-
 def test_the_keep_rate_penalty_completes_the_study_s_loss_without_a_teacher():
     with np.load(GOLDENS / "training_A.npz") as arrays:
         decisions = [torch.from_numpy(arrays[f"losses/keep{stage}"]) for stage in range(3)]

@@ -1,0 +1,40 @@
+"""The recipe: published defaults, and fields that contradict each other are refused."""
+
+import pytest
+from pydantic import ValidationError
+
+from trainables.recipe import Recipe
+
+
+def test_defaults_are_the_published_values():
+    recipe = Recipe()
+    assert (recipe.lr, recipe.min_lr, recipe.warmup_lr) == (1e-3, 1e-5, 1e-6)
+    assert (recipe.epochs, recipe.warmup_epochs, recipe.warmup_prefix) == (30, 20, False)
+    assert (recipe.batch_size, recipe.accumulation, recipe.ema_decay) == (256, 2, 0.99996)
+    assert (recipe.mixup, recipe.cutmix, recipe.label_smoothing) == (0.8, 1.0, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"epochs": 5, "warmup_epochs": 6}, "warmup_epochs is 6, but must be at most epochs (5)"),
+        ({"batch_size": 33}, "batch_size is 33, but must be even with mixup or cutmix"),
+        ({"crop_scale": (0.9, 0.5)}, "crop_scale is (0.9, 0.5), but must ascend"),
+        ({"rand_augment": "augmix-m5"}, "String should match pattern '^rand-'"),
+        ({"epoch": 3}, "Extra inputs are not permitted"),
+    ],
+)
+def test_contradictions_are_refused(values, message):
+    with pytest.raises(ValidationError) as caught:
+        Recipe(**values)
+    assert message in str(caught.value)
+
+
+def test_odd_batches_are_fine_where_nothing_is_mixed():
+    assert Recipe(batch_size=33, mixup=0, cutmix=0).batch_size == 33
+
+
+def test_what_does_not_change_the_outcome_is_not_part_of_it():
+    assert Recipe(loader_workers=8, checkpoint_minutes=1).outcome() == Recipe().outcome()
+    assert Recipe(lr=2e-3).outcome() != Recipe().outcome()
+    assert "loader_workers" not in Recipe().outcome()
