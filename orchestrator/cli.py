@@ -10,6 +10,7 @@ from rich.console import Console
 
 from orchestrator.errors import UserError
 from orchestrator.listing import cells_table, describe, status_view
+from orchestrator.reporting import write_report
 from orchestrator.run import INTERRUPTED, run_study
 from orchestrator.selection import STAGES, Options, select
 from orchestrator.store import find_study
@@ -93,6 +94,14 @@ def cells(storage: Storage) -> None:
     """List every cell with its state and what it reached."""
     store = find_study(storage)
     Console().print(cells_table(store, [store.cell(cell_id) for cell_id in store.cell_ids()]))
+
+
+@app.command()
+def report(storage: Storage) -> None:
+    """Make the page again from the store alone, also of a study in progress."""
+    store = find_study(storage)
+    write_report(store, [store.cell(cell_id) for cell_id in store.cell_ids()])
+    Console().print(f"report: {store.report}", highlight=False, soft_wrap=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

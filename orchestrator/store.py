@@ -78,15 +78,17 @@ class Store:
         return StoredCell(self.path / "cells" / cell_id)
 
     def cell_ids(self) -> list[str]:
-        """Return the ids of all cells with a folder, sorted."""
-        return sorted(path.parent.name for path in self.path.glob("cells/*/cell.json"))
+        """Return the ids of the study's cells in its order, then of other cells, sorted."""
+        found = sorted(path.parent.name for path in self.path.glob("cells/*/cell.json"))
+        return [*dict.fromkeys([*self.read_study()["cells"], *found])]
 
     def create(self, document: Mapping[str, Any], cells: Sequence[Cell]) -> None:
-        """Write `study.yaml` and every cell's `cell.json`."""
-        text = yaml.safe_dump(dict(document), sort_keys=False)
-        write_atomic(self.path / "study.yaml", text.encode())
+        """Write `study.yaml`, which lists the cells, and every cell's `cell.json`."""
+        document = {**document, "cells": [cell.id for cell in cells]}
+        text = yaml.safe_dump(document, sort_keys=False)
         for cell in cells:
             self.cell(cell.id).describe(cell)
+        write_atomic(self.path / "study.yaml", text.encode())
 
     def read_study(self) -> dict[str, Any]:
         """Return the resolved study as `create` wrote it."""

@@ -48,7 +48,7 @@ class Launch:
     """A launch in a process group of its own, as a terminal would start it."""
 
     def __init__(self, storage: Path, *arguments: str, study: dict = STUDY) -> None:
-        file = storage / "study.yaml.txt.yaml"
+        file = storage / "study.yaml"
         file.write_text(yaml.safe_dump(study))
         self.store = Store(storage / study["name"])
         self.output = storage / "console.txt"
@@ -125,6 +125,13 @@ def assert_resumed(storage: Path, undisturbed: dict[str, bytes], finished: dict[
     assert states == {CellState.DONE}
 
 
+def assert_tidy(launch: Launch) -> None:
+    """A launch in which something failed still tells it in a few lines, and without traces."""
+    console = launch.output.read_text()
+    assert "Traceback" not in console
+    assert len(console.splitlines()) < 20, console
+
+
 @pytest.mark.parametrize("reports", [1, 4])
 def test_a_killed_driver_costs_nothing(tmp_path, undisturbed, reports):
     launch = Launch(tmp_path)
@@ -144,6 +151,7 @@ def test_a_killed_worker_is_replaced_within_the_launch(tmp_path, undisturbed):
     assert launch.end() == 0, launch.output.read_text()
     assert launch.weights() == undisturbed
     assert sum('"attempt failed"' in line for line in launch.log()) == len(killed)
+    assert_tidy(launch)
 
 
 def test_ctrl_c_saves_in_mid_epoch_and_says_how_to_resume(tmp_path, undisturbed):
@@ -194,6 +202,7 @@ def test_a_cell_that_raises_fails_alone_and_can_be_retried(tmp_path):
     console = launch.output.read_text()
     assert f"failed: {failed}: " in console
     assert str(stored.error_file) in console
+    assert_tidy(launch)
 
     broken.write_bytes(whole)
     again = Launch(tmp_path, "--data", str(tmp_path / "data"), "--retry-failed", study=study)

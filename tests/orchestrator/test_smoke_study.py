@@ -103,6 +103,16 @@ def test_status_and_cells_read_the_store(finished, capsys, monkeypatch):
     assert out.count("top1 ") == 5
 
 
+def test_the_page_can_be_made_again_from_the_store(finished, capsys):
+    before = finished.store.report.read_bytes()
+    finished.store.report.unlink()
+    with pytest.raises(SystemExit) as ended:
+        main(["report", str(finished.storage)])
+    assert not ended.value.code
+    assert finished.store.report.read_bytes() == before
+    assert capsys.readouterr().out == f"report: {finished.store.report}\n"
+
+
 def test_a_damaged_artifact_is_named_and_made_again(finished, capsys):
     cell = cells_of(finished)[0]
     path = cell.path / "patterns.npz"
