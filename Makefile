@@ -42,9 +42,11 @@ $(INSTALLED): requirements.lock pyproject.toml
 	@echo 'Setting up .venv, once; torch and its libraries are some GB, so this takes minutes.'
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/pip install --progress-bar off --disable-pip-version-check -r requirements.lock \
+	    2> $(VENV)/install.log \
 	  | awk -v all="$$(grep -c '==' requirements.lock)" \
 	    '/^(Collecting|Processing)/ { printf "\r%d of %d packages", ++n, all; fflush() } \
 	     /^Installing/ { printf "\rall %d packages are here, installing them", all; fflush() } \
-	     END { print "" }'
+	     END { print "" }' \
+	  || { cat $(VENV)/install.log; exit 1; }
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@
