@@ -1,7 +1,5 @@
 """A block's attention, opened up: what methods may see of it, and its output for chosen rows."""
 
-from functools import cached_property
-
 import torch
 import torch.nn.functional as F
 from timm.layers import Attention
@@ -42,7 +40,7 @@ class AttentionView:
             logits = queries @ at_least_float32(self.keys[:, heads]).mT
             return (logits if self.bias is None else logits + self.bias).softmax(dim=-1)
 
-    @cached_property
+    @property
     def cls_heads(self) -> Tensor:
         """[B, H, N] attention of the CLS token on each patch token, for each head."""
         return self.probabilities(slice(1), slice(None))[:, :, 0, self.num_prefix :]

@@ -25,8 +25,9 @@ def _shifted(x: Tensor, bits: int) -> Tensor:
 
 def scramble_all(*keys: Tensor | int) -> Tensor:
     """Return int64 random numbers for integer keys, which broadcast against each other."""
-    mixed = torch.zeros((), dtype=torch.int64)
+    mixed = torch.zeros((), dtype=torch.int64, device="cpu")
     for key in keys:
-        key = torch.as_tensor(key)
-        mixed = scramble(mixed.to(key.device) ^ scramble(key))
+        # Numbers stay on the CPU: other devices take them as they are, without a copy.
+        key = key if isinstance(key, Tensor) else torch.tensor(key, device="cpu")
+        mixed = scramble(mixed ^ scramble(key))
     return mixed

@@ -47,7 +47,7 @@ class KMedoids(Stage):
             raise ValueError(f"cost is {cost!r}, but must be one of {', '.join(COSTS)}")
         self.iters = iters
         self.cost = cost
-        self.seed = seed
+        self.draw = int(scramble_all(seed, spec.index))
         self.looks_back = not equal_weight
 
     @torch.no_grad()
@@ -74,7 +74,7 @@ class KMedoids(Stage):
 
     def first_token(self, count: int) -> int:
         """Return the first of `count` tokens to start from where all weigh the same."""
-        return int(scramble_all(self.seed, self.spec.index)) % count
+        return self.draw % count
 
     def macs(self, incoming: Count, left: Count, block: Block) -> Count:
         """Return the cost of the distances and of the attention map of the block before."""

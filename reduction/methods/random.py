@@ -40,6 +40,6 @@ class Random(Stage):
             return torch.rand(tokens.x.shape[0], tokens.count, device=device)
         image = tokens.image_index
         if image is None:
-            image = torch.arange(tokens.x.shape[0])
+            image = torch.arange(tokens.x.shape[0], device=device)
         position = torch.arange(tokens.count, device=device)
         return scramble_all(self.seed, self.spec.index, image.to(device)[:, None], position)
