@@ -8,7 +8,7 @@ from torch import Tensor
 
 from reduction.attention import AttentionView
 from reduction.stage import Count, Stage
-from reduction.tokens import Tokens, gather_tokens, weigh_keys
+from reduction.tokens import Tokens, at_least_float32, gather_tokens, weigh_keys
 
 
 class ATS(Stage):
@@ -29,7 +29,7 @@ class ATS(Stage):
         self, tokens: Tokens, attention: AttentionView
     ) -> tuple[Tokens, Tensor | None]:
         """Sample at most the target count of tokens, ascending."""
-        values = attention.values[:, :, tokens.num_prefix :]
+        values = at_least_float32(attention.values[:, :, tokens.num_prefix :])
         significance = (attention.cls_heads * values.norm(dim=-1)).sum(dim=1)
         points = sample_points(self.spec.target(tokens.num_patches) + 1)
         index, mask = pick(significance.detach(), tokens.mask, points)

@@ -4,7 +4,7 @@ import torch
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-from reduction.methods.soft import SoftMerging
+from reduction.methods.soft import SoftMerging, similarities
 from reduction.stage import Count, StageSpec
 
 
@@ -26,7 +26,7 @@ class PatchMerger(SoftMerging):
 
     def weights(self, x: Tensor) -> Tensor:
         """Return the softmax over the tokens of the queries' similarities."""
-        return (self.scale * self.queries @ x.transpose(1, 2)).softmax(dim=-1)
+        return similarities(self.scale * self.queries, x).softmax(dim=-1)
 
     def macs(self, incoming: Count, left: Count, block: Block) -> Count:
         """Return the cost of the similarities and of the sums."""

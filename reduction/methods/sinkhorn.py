@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-from reduction.methods.soft import SoftMerging
+from reduction.methods.soft import SoftMerging, similarities
 from reduction.stage import Count, StageSpec
 
 
@@ -42,7 +42,7 @@ class Sinkhorn(SoftMerging):
 
     def weights(self, x: Tensor) -> Tensor:
         """Return the transport plan, scaled so that every token gives 1 in all."""
-        return sinkhorn_plan(self._unit_centers() @ x.transpose(1, 2) / self.eps, self.iters)
+        return sinkhorn_plan(similarities(self._unit_centers(), x) / self.eps, self.iters)
 
     def _unit_centers(self) -> Tensor:
         # Only training writes: rounding makes each normalisation of unit vectors a new result,

@@ -2,10 +2,11 @@
 
 from abc import abstractmethod
 
+import torch
 from torch import Tensor
 
 from reduction.stage import Stage, StageSpec
-from reduction.tokens import Tokens
+from reduction.tokens import Tokens, at_least_float32
 
 
 class SoftMerging(Stage):
@@ -32,8 +33,17 @@ class SoftMerging(Stage):
         weights = self.weights(x)
         if tokens.recorder is not None:
             tokens.recorder.merge_softly(self.spec.block, weights)
-        return tokens.with_patches(weights @ x)
+        return tokens.with_patches(weights.to(x.dtype) @ x)
 
     def count(self, incoming: int) -> int:
         """Return the number of outputs, whatever comes in."""
         return self.num_outputs
+
+
+def similarities(queries: Tensor, x: Tensor) -> Tensor:
+    """Return the dot products [B, K, N] of queries [K, C] with tokens x [B, N, C].
+
+    Out of autocast, at least float32: rounded to bfloat16, exponentials of them are off by tenths.
+    """
+    with torch.autocast(x.device.type, enabled=False):
+        return at_least_float32(queries) @ at_least_float32(x).mT
