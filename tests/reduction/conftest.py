@@ -51,6 +51,19 @@ def reference_extras():
 
 
 @pytest.fixture(scope="session")
+def load_extras(reference_extras):
+    """Function that gives a model's stages the reference arrays' parameters of that name."""
+
+    def load_into(model, name):
+        for index, stage in enumerate(model.stages):
+            for key, parameter in stage.named_parameters():
+                value = reference_extras[f"{name}.stage{index}.{key}"]
+                parameter.data = value[: parameter.shape[0]].clone()
+
+    return load_into
+
+
+@pytest.fixture(scope="session")
 def reference_images():
     return torch.from_numpy(load("images_A.npz")["images"]).float()
 

@@ -49,13 +49,13 @@ def prefix(case, rate):
 
 
 @pytest.fixture(scope="module", params=RUNS, ids=lambda run: prefix(*run))
-def run(request, reference_host, reference_images, reference_cases, reference_extras):
+def run(request, reference_host, reference_images, reference_cases, load_extras):
     """The case's arrays, the model, and its logits and trace on the reference images."""
     case, rate = request.param
     model = reduction.reduce(
         reference_host, case.method, keep_rate=1.0 if rate is None else rate, **case.options
     )
-    load_extras(model, case.extras, reference_extras)
+    load_extras(model, case.extras)
     name = prefix(case, rate)
     arrays = {
         key.removeprefix(f"{name}/"): value
@@ -67,13 +67,6 @@ def run(request, reference_host, reference_images, reference_cases, reference_ex
     with torch.no_grad():
         logits, trace = model.forward_with_trace(reference_images, weights=True)
     return name, arrays, model, logits, trace
-
-
-def load_extras(model, extras, arrays):
-    for index, stage in enumerate(model.stages):
-        for name, parameter in stage.named_parameters():
-            value = arrays[f"{extras}.stage{index}.{name}"]
-            parameter.data = value[: parameter.shape[0]].clone()
 
 
 def test_logits(run):
