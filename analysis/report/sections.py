@@ -86,7 +86,8 @@ def cells(records: Sequence[CellRecord]) -> str:
     caption = (
         "Every cell of the study, also those that failed or are not finished; click a heading to "
         "sort. Accuracy is top-1 or mAP, in percent; tokens are the mean live patch tokens after "
-        "each reduction stage."
+        "each reduction stage. Images/s were measured beside whatever else the device was doing, "
+        "such as training other cells: compare methods by GMACs, or on a quiet device."
     )
     return markup.section("cells", "All cells", controls + markup.figure(body, caption))
 
