@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from timm.layers import Attention
 from torch import Tensor
 
-from reduction.tokens import Tokens, at_least_float32, gather_tokens
+from reduction.tokens import Tokens, at_least_float32, gather_tokens, without_autocast
 
 
 class AttentionView:
@@ -35,7 +35,7 @@ class AttentionView:
 
         Out of autocast: scores rounded to bfloat16 tie, and ties decide which tokens stay.
         """
-        with torch.autocast(self.queries.device.type, enabled=False):
+        with without_autocast(self.queries):
             queries = at_least_float32(self.queries[:, heads, rows]) * self.attention.scale
             logits = queries @ at_least_float32(self.keys[:, heads]).mT
             return (logits if self.bias is None else logits + self.bias).softmax(dim=-1)
@@ -52,10 +52,12 @@ class AttentionView:
 
     @property
     def received(self) -> Tensor:
-        """[B, N] attention each patch token gets from all tokens, summed over heads and queries."""
+        """[B, N] attention each patch token gets, summed over heads and queries; no gradient."""
         total = self.queries.new_zeros(())
-        for head in range(self.attention.num_heads):  # one map at a time: it is the largest tensor
-            total = total + self.probabilities(slice(None), slice(head, head + 1)).sum(dim=(1, 2))
+        with torch.no_grad():
+            for head in range(self.attention.num_heads):  # one map at a time, for they are large
+                head_map = self.probabilities(slice(None), slice(head, head + 1))
+                total = total + head_map.sum(dim=(1, 2))
         return total[:, self.num_prefix :]
 
     @property

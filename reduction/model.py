@@ -93,18 +93,18 @@ class ReducedVisionTransformer(VisionTransformer):
             recorder=None if record is None else record(patches),
         )
         for index, block in enumerate(self.blocks):
-            watched = index + 1 in stages and stages[index + 1].looks_back
-            tokens = self._run_block(block, stages.get(index), tokens, watched=watched)
+            tokens = self._run_block(block, stages.get(index), tokens, stages.get(index + 1))
             if tokens.recorder is not None:
                 self._note(tokens, tokens.recorder, index, stages.get(index))
         return tokens
 
     def _run_block(
-        self, block: Block, stage: Stage | None, tokens: Tokens, *, watched: bool
+        self, block: Block, stage: Stage | None, tokens: Tokens, following: Stage | None
     ) -> Tokens:
         if stage is not None:
             tokens = stage.before_block(tokens)
         opened = stage is not None and stage.opens_block()
+        watched = following is not None and following.looks_back and following.acts(tokens)
         if opened or watched or tokens.policy is not None:
             return open_block(block, stage, tokens, watched=watched)
         mask = tokens.attention_mask()
@@ -112,7 +112,7 @@ class ReducedVisionTransformer(VisionTransformer):
             x = checkpoint(block, tokens.x, mask)
         else:
             x = block(tokens.x, attn_mask=mask)
-        return replace(tokens, x=x, attention=None)
+        return replace(tokens, x=x, received=None)
 
     def _note(self, tokens: Tokens, recorder: Recorder, index: int, stage: Stage | None) -> None:
         if stage is not None:
@@ -143,10 +143,11 @@ def open_block(block: Block, stage: Stage | None, tokens: Tokens, *, watched: bo
     if stage is not None:
         tokens, rows = stage.select_queries(tokens, attention)
     x = tokens.x + block.drop_path1(block.ls1(attention.output(rows)))
-    tokens = replace(tokens, x=x, attention=attention if watched else None)
+    tokens = replace(tokens, x=x, received=attention.received if watched else None)
     if stage is not None:
         tokens = stage.after_attention(tokens, attention)
     x = tokens.x
+    del attention  # makes room for the MLP
     return replace(tokens, x=x + block.drop_path2(block.ls2(block.mlp(block.norm2(x)))))
 
 

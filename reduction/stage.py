@@ -131,6 +131,10 @@ class Stage(nn.Module):
         """Reduce between the attention's residual and the block's second norm."""
         return tokens
 
+    def acts(self, tokens: Tokens) -> bool:
+        """Return whether there are more patch tokens than the target, for any size of image."""
+        return self.spec.target(tokens.num_patches) < tokens.count
+
     # What it costs --------------------------------------------------------------------------
 
     def count(self, incoming: int) -> int:

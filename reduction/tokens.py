@@ -5,16 +5,15 @@ tokens at this point of the model, N0 patch tokens before any reduction, C chann
 D channels of a head.
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import torch
 from torch import Tensor
+from torch.amp import is_autocast_available
 
 from reduction.trace import Recorder
-
-if TYPE_CHECKING:
-    from reduction.attention import AttentionView
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,8 +37,9 @@ class Tokens:
     policy: Tensor | None = None
     """[B, N] float, 1 for tokens kept and 0 for those dropped by a method that only masks them in
     training, with its gradient; None for all others."""
-    attention: "AttentionView | None" = None
-    """Attention of the block just run, for a stage that looks back at it; else None."""
+    received: Tensor | None = None
+    """[B, N] attention that each token got from all in the block just run, summed over heads, for
+    a stage that looks back at it; else None."""
     image_index: Tensor | None = None
     """[B] integer, index of each image in its data set; None where not given."""
     recorder: Recorder | None = None
@@ -101,6 +101,12 @@ def _flat(index: Tensor, count: int) -> Tensor:
 def at_least_float32(x: Tensor) -> Tensor:
     """Return x in float32, or float64 where it is that: what decisions are taken in."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def without_autocast(x: Tensor) -> AbstractContextManager[object]:
+    """Return a context in which products on x's device have the precision of what goes in."""
+    kind = x.device.type
+    return torch.autocast(kind, enabled=False) if is_autocast_available(kind) else nullcontext()
 
 
 def largest(scores: Tensor, count: int) -> Tensor:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from reduction.attention import AttentionView
 from reduction.stage import Count, Stage, StageSpec
-from reduction.tokens import Tokens, merge_by_size, weigh_keys
+from reduction.tokens import Tokens, merge_by_size, weigh_keys, without_autocast
 
 LINKAGES = ("average", "single", "complete")
 
@@ -57,7 +57,7 @@ class ATC(Stage):
 def cosine_distances(x: Tensor) -> Tensor:
     """Return one minus the cosines [B, N, N] of the rows of x [B, N, D]."""
     x = F.normalize(x, dim=-1)
-    with torch.autocast(x.device.type, enabled=False):
+    with without_autocast(x):
         return 1 - x @ x.mT
 
 

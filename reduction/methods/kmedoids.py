@@ -53,11 +53,11 @@ class KMedoids(Stage):
     @torch.no_grad()
     def _cluster(self, tokens: Tokens, num_clusters: int) -> tuple[Tensor, Tensor]:
         distance = distances(tokens.patches)
-        if tokens.attention is None:
+        if tokens.received is None:
             weights = distance.new_ones(distance.shape[:2])
             medoids = farthest_start(distance, num_clusters, self.first_token(tokens.count))
         else:
-            weights = tokens.attention.received
+            weights = tokens.received
             medoids = largest(weights, num_clusters)
         return k_medoids(distance, weights, medoids, iters=self.iters, cost=self.cost)
 

@@ -2,11 +2,10 @@
 
 from abc import abstractmethod
 
-import torch
 from torch import Tensor
 
 from reduction.stage import Stage, StageSpec
-from reduction.tokens import Tokens, at_least_float32
+from reduction.tokens import Tokens, at_least_float32, without_autocast
 
 
 class SoftMerging(Stage):
@@ -45,5 +44,5 @@ def similarities(queries: Tensor, x: Tensor) -> Tensor:
 
     Out of autocast, at least float32: rounded to bfloat16, exponentials of them are off by tenths.
     """
-    with torch.autocast(x.device.type, enabled=False):
+    with without_autocast(x):
         return at_least_float32(queries) @ at_least_float32(x).mT

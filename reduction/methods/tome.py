@@ -7,7 +7,7 @@ from torch import Tensor
 
 from reduction.attention import AttentionView
 from reduction.stage import Count, Stage
-from reduction.tokens import Tokens, merge_by_size, weigh_keys
+from reduction.tokens import Tokens, merge_by_size, weigh_keys, without_autocast
 
 
 class ToMe(Stage):
@@ -62,7 +62,7 @@ def bipartite_matching(keys: Tensor, merges: int, *, after_cls: bool) -> Tensor:
     """
     evens, odds = slice(int(after_cls), None, 2), slice(1 - after_cls, None, 2)
     keys = F.normalize(keys, dim=-1)
-    with torch.autocast(keys.device.type, enabled=False):
+    with without_autocast(keys):
         similarity, partner = (keys[:, evens] @ keys[:, odds].mT).max(dim=-1)
     merges_most = similarity.argsort(dim=1, descending=True, stable=True)[:, :merges]
     merged = torch.zeros_like(partner, dtype=torch.bool).scatter(1, merges_most, True)

@@ -68,9 +68,9 @@ def stages_alone(monkeypatch):
     run_block = ReducedVisionTransformer._run_block
     switch = {"enabled": False}
 
-    def run(self, block, stage, tokens, *, watched):
+    def run(self, block, stage, *rest):
         with autocast(switch["enabled"] and stage is not None):
-            return run_block(self, block, stage, tokens, watched=watched)
+            return run_block(self, block, stage, *rest)
 
     monkeypatch.setattr(ReducedVisionTransformer, "_run_block", run)
     return lambda enabled: switch.update(enabled=enabled)
