@@ -119,22 +119,27 @@ class Progress:
         return left / self._worked * (time.monotonic() - self._started)
 
     def _table(self) -> Table:
-        table = Table(box=None, pad_edge=False)
+        running = [cell for cell, state in self._states.items() if state == RUNNING]
+        table = Table(box=None, pad_edge=False, show_header=bool(running))
         for column in ("cell", "epoch", "loss", "metric", "images/s"):
             table.add_column(column, justify="left" if column == "cell" else "right")
-        for cell, report in list(self._reports.items())[:ROWS_SHOWN]:
-            accuracy = report["accuracy"]
-            table.add_row(
-                cell,
-                f"{_share_done(report) * report['epochs']:.1f}/{report['epochs']}",
-                f"{report['loss']:.3f}" if report["loss"] is not None else "",
-                f"{report['metric']} {accuracy:.1f} %" if accuracy is not None else "",
-                f"{report['images_per_second'] or 0.0:,.0f}",
-            )
+        for cell in running[:ROWS_SHOWN]:
+            report = self._reports.get(cell)
+            table.add_row(cell, *(_facts(report) if report else ("starting",)))
         return table
 
 
 _ENDED = {str(CellState.DONE), str(CellState.TRAINED), str(CellState.FAILED), EVALUATING}
+
+
+def _facts(report: Mapping[str, Any]) -> tuple[str, str, str, str]:
+    loss, accuracy = report["loss"], report["accuracy"]
+    return (
+        f"{_share_done(report) * report['epochs']:.1f}/{report['epochs']}",
+        f"{loss:.3f}" if loss is not None else "",
+        f"{report['metric']} {accuracy:.1f} %" if accuracy is not None else "",
+        f"{report['images_per_second'] or 0.0:,.0f}",
+    )
 
 
 def _share_done(report: Mapping[str, Any]) -> float:

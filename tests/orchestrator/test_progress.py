@@ -67,13 +67,15 @@ def test_the_time_left_counts_what_was_done_in_this_launch_only(clock):
 
 
 def test_a_terminal_shows_the_running_cells(clock):
-    progress, printed = make({"a-cell": CellState.PENDING}, {"a-cell": 1.0}, terminal=True)
+    states = dict.fromkeys(("a-cell", "b-cell"), CellState.PENDING)
+    progress, printed = make(states, dict.fromkeys(states, 1.0), terminal=True)
     with progress:
         progress.set_state("a-cell", RUNNING)
+        progress.set_state("b-cell", RUNNING)
         progress.report("a-cell", REPORT)
         progress.tick()
     text = printed.getvalue()
-    for part in ("a-cell", "1.0/2", "1.250", "top1 75.0 %", "120"):
+    for part in ("b-cell", "starting", "a-cell", "1.0/2", "1.250", "top1 75.0 %", "120"):
         assert part in text
 
 
