@@ -34,9 +34,9 @@ class Launch:
     progress: Progress
     evaluations: Lane = field(init=False)
 
-    def go(self) -> bool:
-        """Connect, do what is left, and tell whether all comparisons succeeded."""
-        with connected(self.options.address, verbose=self.options.verbose) as cluster:
+    def go(self, address: str | None) -> bool:
+        """Connect to the Ray at `address`, do what is left; tell whether comparing succeeded."""
+        with connected(address, verbose=self.options.verbose) as cluster:
             self.progress.note(f"{self.selection.study.name}: running on {cluster}")
             gpu = self._evaluation_gpu(cluster)
             evaluate = ray.remote(

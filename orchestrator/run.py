@@ -10,6 +10,7 @@ from rich.console import Console
 from orchestrator.interrupts import Interrupts
 from orchestrator.progress import Progress
 from orchestrator.provenance import provenance
+from orchestrator.ray_setup import prepare_ray
 from orchestrator.selection import Options, Selection, select
 from orchestrator.store import CellState
 from orchestrator.work import left_to_do, refresh_report
@@ -55,9 +56,10 @@ def _do_stages(
     compared = True
     work = left_to_do(selection, options, progress.note)
     if work:
+        address = prepare_ray(options.address)
         from orchestrator.launch import Launch  # Imports Ray, which a finished study needs not.
 
-        compared = Launch(selection, options, work, macs, interrupts, progress).go()
+        compared = Launch(selection, options, work, macs, interrupts, progress).go(address)
     if "report" in options.stages and not interrupts.requested:
         refresh_report(selection, progress.note)
     return compared
