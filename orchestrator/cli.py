@@ -14,6 +14,7 @@ from orchestrator.reporting import write_report
 from orchestrator.run import INTERRUPTED, run_study
 from orchestrator.selection import STAGES, Options, select
 from orchestrator.store import find_study
+from trainables.files import DamagedFileError
 
 BAD_INPUT = 2
 
@@ -65,7 +66,7 @@ def run(
     options = Options(
         study=study,
         storage=Path(storage),
-        data=data,
+        data=data.absolute() if data else None,
         address=address,
         settings=settings or (),
         only=only or (),
@@ -86,7 +87,7 @@ def run(
 @app.command()
 def status(storage: Storage) -> None:
     """Tell how far a study is: cells by state, what runs, what failed."""
-    Console().print(status_view(find_study(storage)))
+    Console().print(status_view(find_study(storage)), soft_wrap=True)
 
 
 @app.command()
@@ -110,6 +111,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         sys.exit(app(arguments, standalone_mode=False))
     except UserError as error:
         _refuse(str(error))
+    except DamagedFileError as error:
+        _refuse(f"{error}; run the study again to repair it")
     except UsageError as error:
         _refuse(error.format_message())
     except (KeyboardInterrupt, typer.Abort):

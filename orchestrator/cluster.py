@@ -24,6 +24,12 @@ class Cluster:
     where: str
     cpus: float
     gpus: float
+    nodes: tuple[tuple[float, float], ...]
+    """CPUs and GPUs of each node: a trial has to fit into one."""
+
+    def fits(self, cpus: float, gpus: float) -> bool:
+        """Tell whether some node has as much, when nothing else runs on it."""
+        return any(cpus <= has_cpus and gpus <= has_gpus for has_cpus, has_gpus in self.nodes)
 
     def __str__(self) -> str:
         return f"{self.where} ({self.cpus:g} CPUs, {self.gpus:g} GPUs)"
@@ -57,7 +63,9 @@ def connected(address: str | None, *, verbose: bool) -> Iterator[Cluster]:
             )
         total = ray.cluster_resources()
         where = f"the Ray cluster at {address}" if address else "this machine"
-        yield Cluster(where, total.get("CPU", 0.0), total.get("GPU", 0.0))
+        alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        nodes = tuple((node.get("CPU", 0.0), node.get("GPU", 0.0)) for node in alive)
+        yield Cluster(where, total.get("CPU", 0.0), total.get("GPU", 0.0), nodes)
     finally:
         ray.shutdown()
         shutil.rmtree(scratch, ignore_errors=True)

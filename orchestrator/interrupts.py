@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
 
 class Interrupts:
     """Whether the run has been asked to stop.
@@ -27,14 +29,19 @@ class Interrupts:
             KeyboardInterrupt: On the second signal.
         """
         self._stop_file.unlink(missing_ok=True)
-        signals = (signal.SIGINT, signal.SIGTERM)
-        previous = {number: signal.signal(number, self._handle) for number in signals}
+        previous = {number: signal.getsignal(number) for number in SIGNALS}
+        self.listen()
         try:
             yield
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
             self._stop_file.unlink(missing_ok=True)
+
+    def listen(self) -> None:
+        """Install the handlers; again after `ray.init`, which installs one of its own."""
+        for number in SIGNALS:
+            signal.signal(number, self._handle)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.requested:

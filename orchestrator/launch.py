@@ -37,6 +37,7 @@ class Launch:
     def go(self, address: str | None) -> bool:
         """Connect to the Ray at `address`, do what is left; tell whether comparing succeeded."""
         with connected(address, verbose=self.options.verbose) as cluster:
+            self.interrupts.listen()
             self.progress.note(f"{self.selection.study.name}: running on {cluster}")
             gpu = self._evaluation_gpu(cluster)
             evaluate = ray.remote(
@@ -50,7 +51,7 @@ class Launch:
             )
             for cell in self.work.evaluate:
                 self._evaluate(cell.id, bool(gpu))
-            if self.work.train:
+            if self.work.train and not self.interrupts.requested:
                 self._train(cluster, bool(gpu))
             self._finish_evaluations()
             if self.work.compare and not self.interrupts.requested:
@@ -110,7 +111,7 @@ class Launch:
     def _compare(self, cluster: Cluster) -> bool:
         cells = stored_cells(self.selection)
         try:
-            write_tables(self.selection.store, cells, int(cluster.cpus), self.progress.tick)
+            write_tables(self.selection.store, cells, max(1, int(cluster.cpus)), self.progress.tick)
         except ComparisonError as error:
             self.progress.note(f"{error}; the tables stay as they were")
             return False

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from rich.console import Console, Group
 from rich.table import Table
+from rich.text import Text
 
 from orchestrator.selection import Options, Selection
 from orchestrator.store import CellState, Store, StoredCell
@@ -32,7 +33,8 @@ def status_view(store: Store) -> Group:
     failed = [cell for cell in cells if shown[cell.id] == CellState.FAILED]
     lines += [f"failed: {cell.id}: {cell.reason()} (see {cell.error_file})" for cell in failed]
     running = [cell for cell in cells if shown[cell.id] == "running"]
-    return Group(*lines, *([cells_table(store, running)] if running else []))
+    texts = [Text(line) for line in lines]  # Not markup: reasons may hold brackets.
+    return Group(*texts, *([cells_table(store, running)] if running else []))
 
 
 def cells_table(store: Store, cells: Sequence[StoredCell]) -> Table:

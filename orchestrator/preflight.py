@@ -35,7 +35,7 @@ def training_macs(cells: Sequence[Cell], data: Path | None) -> dict[str, float]:
             if (cell.host, cell.dataset) not in hosts:
                 hosts[cell.host, cell.dataset] = _host(cell, dataset)
             model = _reduce(hosts[cell.host, cell.dataset], cell)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OSError) as error:
             raise UserError(f"cell {cell.id}: {error}") from error
         images = cell.recipe.epochs * len(dataset.train)
         macs[cell.id] = reduction.flops(model).macs * TRAINING_PASSES * images

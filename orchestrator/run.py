@@ -41,7 +41,7 @@ def run_study(options: Options, console: Console) -> int:
                 compared = _do_stages(selection, options, macs, interrupts, progress)
         except KeyboardInterrupt:
             interrupts.requested = True
-    status = _conclude(selection, interrupts, console)
+    status = _conclude(selection, options, interrupts, console)
     return status if compared else status or SOME_FAILED
 
 
@@ -83,7 +83,9 @@ def _repair(selection: Selection, console: Console) -> bool:
     return bool(damaged)
 
 
-def _conclude(selection: Selection, interrupts: Interrupts, console: Console) -> int:
+def _conclude(
+    selection: Selection, options: Options, interrupts: Interrupts, console: Console
+) -> int:
     store = selection.store
     stored = [store.cell(cell.id) for cell in selection.selected]
     failed = [cell for cell in stored if cell.state() is CellState.FAILED]
@@ -101,12 +103,15 @@ def _conclude(selection: Selection, interrupts: Interrupts, console: Console) ->
         return INTERRUPTED
     if store.report.exists():
         _say(console, f"report: {store.report}")
-    return SOME_FAILED if failed else ALL_DONE
+    complete = done == len(stored) or not {"train", "evaluate"} <= set(options.stages)
+    return ALL_DONE if complete and not failed else SOME_FAILED
 
 
 def _command() -> str:
     """Return the command line of this process, to be typed again."""
-    return shlex.join([Path(sys.executable).name, *sys.argv])
+    python, here = Path(sys.executable), Path.cwd()
+    shown = python.relative_to(here) if python.is_relative_to(here) else python
+    return shlex.join([str(shown), *sys.argv])
 
 
 def _say(console: Console, line: str) -> None:

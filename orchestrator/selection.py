@@ -56,6 +56,9 @@ def select(options: Options) -> Selection:
     for stage in options.stages:
         if stage not in STAGES:
             raise not_one_of("--stages", stage, STAGES)
+    for path in (options.storage, *options.storage.parents):
+        if path.exists() and not path.is_dir():
+            raise UserError(f"--storage is {str(options.storage)!r}, but {path} is not a folder")
     study = load_study(options.study, options.settings)
     cells = expand(study)
     selected = [cell for cell in cells if _matches(cell.id, options.only)]

@@ -10,15 +10,17 @@ import io
 import json
 import os
 import re
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pandas as pd
 import yaml
+from pydantic import ValidationError
 
 from orchestrator.errors import UserError
 from trainables.cell import Cell
@@ -32,6 +34,7 @@ from trainables.files import (
     write_sealed_json,
 )
 
+LOCK_TRIES = 10
 ARTIFACTS = ("patterns.npz", "features.npz", "predictions.parquet")
 
 
@@ -92,8 +95,14 @@ class Store:
 
     def read_study(self) -> dict[str, Any]:
         """Return the resolved study as `create` wrote it."""
-        document = yaml.safe_load((self.path / "study.yaml").read_text())
-        return dict(document)
+        path = self.path / "study.yaml"
+        try:
+            document = yaml.safe_load(path.read_text())
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise DamagedFileError(path, "it is not valid YAML") from error
+        if not isinstance(document, dict) or not {"name", "cells"} <= set(document):
+            raise DamagedFileError(path, "it does not say what the study is")
+        return document
 
     def driver(self) -> str | None:
         """Return who runs the study now, None if nobody does."""
@@ -120,13 +129,11 @@ class Store:
         except OSError as error:
             raise UserError(f"cannot write the storage {self.path}: {error.strerror}") from error
         with file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
+            if not _locked(file):
                 raise UserError(
                     f"{self.path} is being run by {self.driver()}; "
                     f"watch it with: tokensweep status {self.path}"
-                ) from error
+                )
             file.truncate(0)
             file.write(f"process {os.getpid()} on {os.uname().nodename}\n")
             file.flush()
@@ -150,7 +157,11 @@ class StoredCell(CellFolder):
 
     def cell(self) -> Cell:
         """Return the cell that this folder is about."""
-        return Cell.model_validate_json((self.path / "cell.json").read_bytes())
+        path = self.path / "cell.json"
+        try:
+            return Cell.model_validate_json(path.read_bytes())
+        except (FileNotFoundError, ValidationError) as error:
+            raise DamagedFileError(path, "it is missing or holds no cell") from error
 
     def state(self) -> CellState:
         """Tell how far the cell is; sealed records are checked, big files are not read."""
@@ -277,6 +288,18 @@ def find_study(storage: Path) -> Store:
         names = ", ".join(str(path) for path in found) or "no study"
         raise UserError(f"{storage} holds {names}; name the folder of one study")
     return Store(found[0])
+
+
+def _locked(file: IO[str]) -> bool:
+    """Try for a second: `driver` holds the lock for a moment, too."""
+    for _ in range(LOCK_TRIES):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(1 / LOCK_TRIES)
+        else:
+            return True
+    return False
 
 
 def _parse(line: str) -> dict[str, Any] | None:

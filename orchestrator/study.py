@@ -89,6 +89,8 @@ def load_study(name_or_file: str, settings: Sequence[str] = ()) -> Study:
         document = yaml.safe_load(path.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
     if not isinstance(document, dict):
         raise UserError(f"{path} must hold a mapping with the keys {_keys(Study)}")
     for setting in settings:
@@ -149,7 +151,10 @@ def _recipe(study: Study, name: str, identity: dict[str, Any]) -> Recipe:
     values = dict(study.recipes[name])
     overrides = [(axis, values.pop(axis, {})) for axis in OVERRIDDEN_BY]
     for axis, by_value in overrides:
-        values |= by_value.get(identity[axis], {})
+        override = by_value.get(identity[axis], {}) if isinstance(by_value, dict) else by_value
+        if not isinstance(override, dict):
+            raise UserError(f"recipes.{name}.{axis} must hold recipe fields by {axis}")
+        values |= override
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
@@ -175,14 +180,18 @@ def _apply(document: dict[str, Any], setting: str) -> None:
     key, separator, value = setting.partition("=")
     if not separator or not key:
         raise UserError(f"--set is {setting!r}, but must be KEY=VALUE, e.g. recipes.demo.epochs=1")
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise UserError(f"--set {setting}: {value!r} is not valid YAML") from error
     *parents, last = key.split(".")
     node: Any = document
     for parent in parents:
         node = _child(node, parent, setting)
     if isinstance(node, list):
-        node[_index(node, last, setting)] = yaml.safe_load(value)
+        node[_index(node, last, setting)] = parsed
     else:
-        node[last] = yaml.safe_load(value)
+        node[last] = parsed
 
 
 def _child(node: Any, key: str, setting: str) -> Any:

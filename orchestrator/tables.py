@@ -53,5 +53,9 @@ def publish_tables(
 
 def read_tables(store: Store) -> dict[str, pd.DataFrame]:
     """Return the tables that exist, by name."""
-    paths = {name: store.tables / f"{name}.parquet" for name in TABLES}
-    return {name: pd.read_parquet(path) for name, path in paths.items() if path.exists()}
+    record = read_sealed_json(store.tables / "inputs.json") or {"files": {}}
+    return {
+        name: pd.read_parquet(io.BytesIO(read_checked(store.tables / f"{name}.parquet", expected)))
+        for name in TABLES
+        if (expected := record["files"].get(f"{name}.parquet"))
+    }

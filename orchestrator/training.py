@@ -93,10 +93,10 @@ class Training:
         """
         wanted = self.study.reserved(cell.capacity)
         gpu = wanted.gpu if self.cluster.gpus else 0.0
-        if wanted.cpu > self.cluster.cpus or gpu > self.cluster.gpus:
+        if not self.cluster.fits(wanted.cpu, gpu):
             raise UserError(
                 f"resources.{cell.capacity} asks for {wanted.cpu:g} CPUs and {gpu:g} GPUs, "
-                f"but there is only {self.cluster}"
+                f"but no node of {self.cluster} has as much"
             )
         root = dataset_root(cell.dataset, self.data)
         return {
@@ -129,15 +129,18 @@ class TrialObserver(tune.Callback):
     def on_trial_start(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
     ) -> None:
-        """Show the cell as running, and no longer as failed."""
+        """Show the cell as running, and no longer as failed, unless it is to end at once."""
+        if self._store.stop_file.exists():
+            return
         self._store.cell(trial.trial_id).clear_error()
         self._progress.set_state(trial.trial_id, RUNNING)
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
-        """Show what the cell has reached."""
-        self._progress.report(trial.trial_id, result)
+        """Show what the cell has reached; one that was stopped before it began has nothing."""
+        if "step" in result:
+            self._progress.report(trial.trial_id, result)
 
     def on_trial_complete(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any

@@ -26,6 +26,7 @@ class FinetuneTrainable(tune.Trainable):
     """Trains `config["cell"]` in the folder `config["folder"]`.
 
     Config:
+        cell_id: The cell's id, by which the dashboard shows the trial.
         cell: The cell as a plain dict.
         folder: Path of the cell's folder in the store.
         data_root: Folder of the dataset, or None for an embedded one.
@@ -40,19 +41,26 @@ class FinetuneTrainable(tune.Trainable):
         return tune.PlacementGroupFactory([{"CPU": config["cpu"], "GPU": config["gpu"]}])
 
     def setup(self, config: dict[str, Any]) -> None:
-        """Open the cell and go on from its newest whole state."""
-        cell = Cell.model_validate(config["cell"])
+        """Open the cell and go on from its newest whole state, unless the study is stopping."""
+        self._cell_id = config["cell_id"]
         self._stop_file = Path(config["stop_file"])
+        self._finetuning: Finetuning | None = None
+        if self._stopping():
+            return
+        cell = Cell.model_validate(config["cell"])
         self._checkpoint_seconds = cell.recipe.checkpoint_minutes * 60
         self._saved_at = time.monotonic()
         self._folder = CellFolder(Path(config["folder"]))
-        self._finetuning = Finetuning(
+        self._finetuning = finetuning = Finetuning(
             cell,
             data_root=Path(config["data_root"]) if config["data_root"] else None,
             device=torch.device("cuda" if config["gpu"] else "cpu"),
             threads=config["threads"],
         )
-        self._resume()
+        state = self._folder.load_last()
+        if state is not None:
+            finetuning.load_state_dict(torch.load(io.BytesIO(state), weights_only=True))
+        self._first_step = finetuning.step
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Start another cell in this process, which already holds torch and timm."""
@@ -61,17 +69,20 @@ class FinetuneTrainable(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         """Train until something is worth reporting; save when it is time to."""
+        finetuning = self._finetuning
+        if finetuning is None:
+            return {"interrupted": True, "finished": False, "done": True}
         deadline = time.monotonic() + REPORT_SECONDS
-        report = self._finetuning.run(until=lambda: self._stopping() or time.monotonic() > deadline)
+        report = finetuning.run(until=lambda: self._stopping() or time.monotonic() > deadline)
         stopping = self._stopping()
         if report["best_improved"]:
-            weights, meta = self._finetuning.best
+            weights, meta = finetuning.best
             self._folder.save_best(save_safetensors(weights), meta)
         if report["epoch_ended"] or stopping or self._checkpoint_due():
-            self._save()
+            self._save(finetuning)
         self._folder.append_log(report)
         if report["finished"]:
-            self._folder.write_result(self._finetuning.result())
+            self._folder.write_result(finetuning.result())
         return {
             **report,
             "first_step": self._first_step,
@@ -81,21 +92,15 @@ class FinetuneTrainable(tune.Trainable):
 
     def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
         """Hand Tune a pointer only: the state itself is in the store."""
-        return {"folder": str(self._folder.path)}
+        return {"cell_id": self._cell_id}
 
     def load_checkpoint(self, checkpoint: dict[str, Any] | None) -> None:
         """Ignore Tune's pointer, which may be old: `setup` has loaded the newest state."""
 
-    def _resume(self) -> None:
-        state = self._folder.load_last()
-        if state is not None:
-            self._finetuning.load_state_dict(torch.load(io.BytesIO(state), weights_only=True))
-        self._first_step = self._finetuning.step
-
-    def _save(self) -> None:
+    def _save(self, finetuning: Finetuning) -> None:
         buffer = io.BytesIO()
-        torch.save(self._finetuning.state_dict(), buffer)
-        self._folder.save_last(self._finetuning.step, buffer.getvalue())
+        torch.save(finetuning.state_dict(), buffer)
+        self._folder.save_last(finetuning.step, buffer.getvalue())
         self._saved_at = time.monotonic()
 
     def _stopping(self) -> bool:
@@ -105,4 +110,4 @@ class FinetuneTrainable(tune.Trainable):
         return time.monotonic() - self._saved_at > self._checkpoint_seconds
 
     def __repr__(self) -> str:
-        return self._finetuning.cell.id if hasattr(self, "_finetuning") else type(self).__name__
+        return getattr(self, "_cell_id", type(self).__name__)

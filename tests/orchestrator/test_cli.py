@@ -58,6 +58,17 @@ def call(capsys, tmp_path, monkeypatch):
         (["run", "--only", "imagenet-*"], "--only imagenet-* matches none of the "),
         (["run", "--stages", "train,test"], "--stages is 'test', but must be one of: compare,"),
         (["run", "--storage", "s3://bucket"], "--storage is 's3://bucket', but must be a folder"),
+        (
+            ["run", "--storage", "/dev/null"],
+            "--storage is '/dev/null', but /dev/null is not a folder",
+        ),
+        (["run", "--set", "recipes.demo.epochs=["], "'[' is not valid YAML"),
+        (
+            ["run", "--set", "recipes.demo.dataset=5"],
+            "recipes.demo.dataset must hold recipe fields",
+        ),
+        (["run", "--set", "recipes.demo.method.topk=5"], "must hold recipe fields by method"),
+        (["run", "--set", "recipes.demo.host=local-dir:/nope"], "/nope"),
         (["run", "--storage", "/proc/nowhere"], "cannot write the storage /proc/nowhere/demo: "),
         (["run", "--max-concurrent", "0"], "'--max-concurrent'"),
         (["run", "--colour"], "No such option: --colour"),
@@ -112,5 +123,7 @@ def test_an_impossible_reservation_is_refused_before_anything_trains(call, tmp_p
     settings = [f"{key}={yaml.safe_dump(value)}" for key, value in study.items()]
     status, _, err = call("run", "--study", "smoke", "--set", settings[0])
     assert status == 2
-    assert "error: resources.tiny asks for 4096 CPUs and 0 GPUs, but there is only this " in err
+    assert (
+        "error: resources.tiny asks for 4096 CPUs and 0 GPUs, but no node of this machine " in err
+    )
     assert not list(tmp_path.glob("runs/smoke/cells/*/log.jsonl"))

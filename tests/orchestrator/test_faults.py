@@ -154,13 +154,18 @@ def test_a_killed_worker_is_replaced_within_the_launch(tmp_path, undisturbed):
     assert_tidy(launch)
 
 
-def test_ctrl_c_saves_in_mid_epoch_and_says_how_to_resume(tmp_path, undisturbed):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_in_mid_epoch_and_says_how_to_resume(tmp_path, undisturbed, number):
     launch = Launch(tmp_path)
     launch.wait_for_reports(2)
-    os.killpg(launch.process.pid, signal.SIGINT)  # As a terminal does: to the whole group.
+    if number == signal.SIGINT:
+        os.killpg(launch.process.pid, number)  # As a terminal does: to the whole group.
+    else:
+        launch.process.terminate()
     assert launch.end() == 130, launch.output.read_text()
     last_line = launch.output.read_text().splitlines()[-1]
-    assert last_line.startswith("interrupted; everything is saved. Resume with: python")
+    assert last_line.startswith("interrupted; everything is saved. Resume with: ")
+    assert sys.executable in last_line
     assert "full_grid.py --study" in last_line
     saved = [
         int(path.stem.removeprefix("state-"))

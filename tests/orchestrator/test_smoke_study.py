@@ -113,6 +113,18 @@ def test_the_page_can_be_made_again_from_the_store(finished, capsys):
     assert capsys.readouterr().out == f"report: {finished.store.report}\n"
 
 
+def test_the_page_follows_the_tables(finished, capsys):
+    page = finished.store.report.read_bytes()
+    for path in finished.store.tables.iterdir():
+        path.unlink()
+    arguments = ["run", "--study", "smoke", "--storage", str(finished.storage)]
+    for stages in ("report", "train,evaluate,compare,report"):
+        with pytest.raises(SystemExit) as ended:
+            main([*arguments, "--stages", stages])
+        assert ended.value.code == 0
+        assert (finished.store.report.read_bytes() == page) is ("compare" in stages)
+
+
 def test_a_damaged_artifact_is_named_and_made_again(finished, capsys):
     cell = cells_of(finished)[0]
     path = cell.path / "patterns.npz"

@@ -10,6 +10,7 @@ import pytest
 from orchestrator.errors import UserError
 from orchestrator.store import CellState, Store, find_study
 from trainables.cell import Cell
+from trainables.files import DamagedFileError
 from trainables.recipe import Recipe
 
 CELL = Cell(
@@ -179,3 +180,19 @@ def test_a_study_is_found_in_its_storage(store, tmp_path):
     Store(tmp_path / "other").create({"name": "other"}, [])
     with pytest.raises(UserError, match="other, .*study; name the folder of one study"):
         find_study(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["", "name: [", "colour: red"])
+def test_a_damaged_record_of_the_study_is_named(store, content):
+    (store.path / "study.yaml").write_text(content)
+    with pytest.raises(DamagedFileError, match="study.yaml is damaged: it "):
+        store.read_study()
+
+
+def test_a_damaged_record_of_a_cell_is_named_and_written_again(store):
+    path = store.cell(CELL.id).path / "cell.json"
+    path.write_text(path.read_text()[:50])
+    with pytest.raises(DamagedFileError, match="cell.json is damaged: it is missing or holds no"):
+        store.cell(CELL.id).cell()
+    store.create({"name": "study"}, [CELL])
+    assert store.cell(CELL.id).cell() == CELL
