@@ -8,6 +8,7 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator.progress import RUNNING
 from orchestrator.selection import Options, Selection
 from orchestrator.store import CellState, Store, StoredCell
 
@@ -32,7 +33,7 @@ def status_view(store: Store) -> Group:
     ]
     failed = [cell for cell in cells if shown[cell.id] == CellState.FAILED]
     lines += [f"failed: {cell.id}: {cell.reason()} (see {cell.error_file})" for cell in failed]
-    running = [cell for cell in cells if shown[cell.id] == "running"]
+    running = [cell for cell in cells if shown[cell.id] == RUNNING]
     texts = [Text(line) for line in lines]  # Not markup: reasons may hold brackets.
     return Group(*texts, *([cells_table(store, running)] if running else []))
 
@@ -59,7 +60,7 @@ def shown_state(store: Store, cell: StoredCell) -> str:
     state = cell.state()
     recent = cell.last_report().get("time", 0.0) > time.time() - SECONDS_BETWEEN_REPORTS
     if state is CellState.INTERRUPTED and recent and store.driver():
-        return "running"
+        return RUNNING
     return str(state)
 
 

@@ -73,20 +73,22 @@ def test_a_cell_reads_back_as_it_was(store):
     assert store.cell_ids() == [CELL.id]
 
 
-@pytest.mark.parametrize("name", ["patterns.npz", "features.npz", "predictions.parquet"])
-def test_a_damaged_artifact_is_named_and_only_the_evaluation_redone(stored, name):
+@pytest.mark.parametrize(
+    ("name", "left"),
+    [
+        ("patterns.npz", CellState.TRAINED),
+        ("features.npz", CellState.TRAINED),
+        ("predictions.parquet", CellState.TRAINED),
+        ("best/model.safetensors", CellState.PENDING),
+        ("best/meta.json", CellState.PENDING),
+        ("result.json", CellState.PENDING),
+    ],
+)
+def test_what_is_damaged_is_named_and_only_what_came_of_it_redone(stored, name, left):
     flip_a_bit(stored.path / name)
     (damaged,) = stored.repair()
     assert damaged.path == stored.path / name
-    assert stored.state() is CellState.TRAINED
-
-
-@pytest.mark.parametrize("name", ["best/model.safetensors", "best/meta.json", "result.json"])
-def test_damaged_training_is_named_and_all_redone(stored, name):
-    flip_a_bit(stored.path / name)
-    (damaged,) = stored.repair()
-    assert damaged.path == stored.path / name
-    assert stored.state() is CellState.PENDING
+    assert stored.state() is left
 
 
 def test_a_missing_artifact_is_damage(stored):
