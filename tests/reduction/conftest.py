@@ -8,6 +8,8 @@ import timm
 import torch
 
 GOLDENS = Path(__file__).parents[1] / "data" / "goldens"
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+collect_ignore = [] if "cuda" in DEVICES else ["test_cuda.py"]
 
 
 def load(name):
@@ -18,6 +20,17 @@ def load(name):
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread():
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _convolutions_in_float32():
+    torch.backends.cudnn.allow_tf32 = False  # by default CUDA computes them in TF32
+
+
+@pytest.fixture(scope="session", params=DEVICES)
+def device(request):
+    """Every device of this machine in turn."""
+    return torch.device(request.param)
 
 
 @pytest.fixture(scope="session")

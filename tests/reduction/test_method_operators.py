@@ -218,9 +218,9 @@ def test_an_empty_cluster(cost, expected):
 
 
 @pytest.mark.parametrize("linkage", atc.LINKAGES)
-def test_agglomeration_is_scipys(linkage):
+def test_agglomeration_is_scipys(device, linkage):
     x = torch.randn(3, 30, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    distance = atc.cosine_distances(x)
+    distance = atc.cosine_distances(x.to(device))
     for count in (1, 7, 29, 30):
         assignment = atc.agglomerate(distance, count, linkage)
         for image in range(3):

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import reduction
+from reduction.trace import ReductionTrace
 
 RATES = (0.25, 0.7)
 
@@ -48,14 +49,25 @@ def prefix(case, rate):
     return f"{case.reference}/{'' if rate is None else f'kr{rate:.2f}/'}loc3-6-9"
 
 
+def on_cpu(trace):
+    """The same trace, so that NumPy can read it."""
+
+    def moved(value):
+        return {block: x.cpu() for block, x in value.items()} if isinstance(value, dict) else value
+
+    return ReductionTrace(**{name: moved(value) for name, value in vars(trace).items()})
+
+
 @pytest.fixture(scope="module", params=RUNS, ids=lambda run: prefix(*run))
-def run(request, reference_host, reference_images, reference_cases, load_extras):
+def run(request, device, reference_host, reference_images, reference_cases, load_extras):
     """The case's arrays, the model, and its logits and trace on the reference images."""
     case, rate = request.param
+    host = copy.deepcopy(reference_host)
     model = reduction.reduce(
-        reference_host, case.method, keep_rate=1.0 if rate is None else rate, **case.options
+        host, case.method, keep_rate=1.0 if rate is None else rate, **case.options
     )
     load_extras(model, case.extras)
+    model.to(device)
     name = prefix(case, rate)
     arrays = {
         key.removeprefix(f"{name}/"): value
@@ -65,8 +77,8 @@ def run(request, reference_host, reference_images, reference_cases, load_extras)
     for stage, first in zip(model.stages, arrays.get("init_index", ()), strict=False):
         stage.first_token = lambda count, first=int(first): first  # the study's own draw
     with torch.no_grad():
-        logits, trace = model.forward_with_trace(reference_images, weights=True)
-    return name, arrays, model, logits, trace
+        logits, trace = model.forward_with_trace(reference_images.to(device), weights=True)
+    return name, arrays, model, logits.cpu(), on_cpu(trace)
 
 
 def test_logits(run):
@@ -74,10 +86,10 @@ def test_logits(run):
     np.testing.assert_allclose(logits, arrays["logits"], rtol=0, atol=5e-5)
 
 
-def test_logits_in_double_precision(run, reference_images):
+def test_logits_in_double_precision(run, device, reference_images):
     _, arrays, model, _, _ = run
     with torch.no_grad():
-        logits = copy.deepcopy(model).double()(reference_images.double())
+        logits = copy.deepcopy(model).double()(reference_images.double().to(device)).cpu()
     np.testing.assert_allclose(logits, arrays["logits_f64"], rtol=0, atol=1e-9)
 
 
