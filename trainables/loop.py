@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from trainables.cell import Cell
 from trainables.cell_data import CellData
 from trainables.data.loader import stream_seed
+from trainables.finite import require_finite
 from trainables.host import build_model
-from trainables.losses import build_criterion, build_mixup, keep_rate_penalty
+from trainables.losses import LossTerms, build_criterion, build_mixup, keep_rate_penalty
 from trainables.optimizer import build_optimizer, set_learning_rates
 from trainables.precision import autocast, autocast_dtype
 from trainables.prediction import predict, score
@@ -29,30 +30,27 @@ from trainables.prediction import predict, score
 Weights = dict[str, Tensor]
 
 
-class NonFiniteLossError(RuntimeError):
-    """A training loss that is infinite or not a number; the weights are lost."""
-
-    def __init__(self, step: int, value: float) -> None:
-        super().__init__(f"the loss of optimiser step {step} is {value}, but must be finite")
-        self.step = step
-        self.value = value
-
-
 @dataclass
 class _Progress:
     """What one call of `Finetuning.run` did."""
 
     images: int = 0
-    losses: list[float] = field(default_factory=list)
+    losses: list[dict[str, float]] = field(default_factory=list)
+    """Terms of each step's loss."""
     seconds: float = 0.0
     waited: float = 0.0
 
-    def report(self) -> dict[str, float | None]:
+    def report(self) -> dict[str, Any]:
         """Return the steps' mean loss, images a second and the share of time waited for data."""
-        if not self.images:
-            return {"loss": None, "images_per_second": None, "data_wait": None}
+        if not self.losses:
+            return dict.fromkeys(("loss", "loss_terms", "images_per_second", "data_wait"))
+        terms = {
+            name: sum(step[name] for step in self.losses) / len(self.losses)
+            for name in self.losses[0]
+        }
         return {
-            "loss": sum(self.losses) / len(self.losses),
+            "loss": sum(terms.values()),
+            "loss_terms": terms,
             "images_per_second": self.images / self.seconds,
             "data_wait": self.waited / self.seconds,
         }
@@ -120,13 +118,14 @@ class Finetuning:
 
         Returns:
             What this call did and where the cell stands, as a flat dict: `epoch` (finished ones),
-            `epochs`, `step`, `total_steps`, `loss` (mean over this call's steps), `lr` (highest
-            of the last step), `metric`, `accuracy` and `best_accuracy` (percent),
-            `images_per_second`, `data_wait` (share of the training time), `epoch_ended`,
-            `best_improved` and `finished`. None where there is no value.
+            `epochs`, `step`, `total_steps`, `loss` (mean over this call's steps) and its
+            `loss_terms`, `lr` (highest of the last step), `metric`, `accuracy` and
+            `best_accuracy` (percent), `images_per_second`, `data_wait` (share of the training
+            time), `epoch_ended`, `best_improved` and `finished`. None where there is no value.
 
         Raises:
-            NonFiniteLossError: If a loss is infinite or not a number.
+            NonFiniteError: If a loss, the gradients or an evaluation's logits are infinite or not
+                a number. The weights are lost; those of any earlier step are good.
         """
         progress, ended, improved = _Progress(), False, False
         if not self.finished:
@@ -210,19 +209,33 @@ class Finetuning:
         self._lr = set_learning_rates(
             self._optimizer, self.step, recipe=recipe, steps_per_epoch=self._steps_per_epoch
         )
-        losses = []
+        batches = []
         for number in window:
             images, targets = self._next_batch(epoch, number, progress)
             _seed_generators(self.cell.seed, epoch, number)
-            losses.append(self._backward(images, targets, share=1 / len(window)))
+            batches.append(self._backward(images, targets, share=1 / len(window)))
             progress.images += len(images)
-        self._apply_gradients()
-        # The only wait for the device in a step; an unusable step is raised before anyone saves.
-        mean = torch.stack(losses).mean().item()
-        if not math.isfinite(mean):
-            raise NonFiniteLossError(self.step, mean)
-        progress.losses.append(mean)
+        norm = self._apply_gradients()
+        # An unusable step is raised before anyone saves.
+        progress.losses.append(self._checked_terms(batches, norm))
         self.step += 1
+
+    def _checked_terms(self, batches: list[LossTerms], norm: Tensor) -> dict[str, float]:
+        """Return each term's mean over a step's batches, in the step's only wait for the device.
+
+        Raises:
+            NonFiniteError: If a term or the gradients' norm is not finite. Gradients that only
+                float16's loss scale made so do not count: the scaler has left that step out and
+                lowers the scale.
+        """
+        names = list(batches[0])
+        means = [torch.stack([terms[name] for terms in batches]).mean() for name in names]
+        *values, gradient_norm = torch.stack([*means, norm]).tolist()
+        terms = dict(zip(names, values, strict=True))
+        scaled = not math.isfinite(gradient_norm) and self._scaler.get_scale() > 1
+        found = terms if scaled else terms | {"gradient norm": gradient_norm}
+        require_finite(self.step, found)
+        return terms
 
     def _next_batch(self, epoch: int, number: int, progress: _Progress) -> tuple[Tensor, Tensor]:
         """Return the batch on the device; the loader lives on from one `run` to the next."""
@@ -238,18 +251,19 @@ class Finetuning:
             targets.to(self.device, non_blocking=True),
         )
 
-    def _backward(self, images: Tensor, targets: Tensor, share: float) -> Tensor:
-        """Add a batch's gradients, weighted by its share of the step; return its mean loss."""
+    def _backward(self, images: Tensor, targets: Tensor, share: float) -> LossTerms:
+        """Add a batch's gradients, weighted by its share of the step; return its loss."""
         if self._mixup:
             images, targets = self._mixup(images, targets)
         with autocast(self.device, self._dtype):
             logits, decisions = self._forward(images)
-        loss = self._criterion(logits.float(), targets)
+        terms = {"classification": self._criterion(logits.float(), targets)}
         if decisions:
             penalty = keep_rate_penalty(decisions, self.cell.keep_rate)
-            loss = loss + self.cell.recipe.keep_rate_weight * penalty
+            terms["keep rate"] = self.cell.recipe.keep_rate_weight * penalty
+        loss = torch.stack(list(terms.values())).sum()
         self._scaler.scale(loss * share).backward()
-        return loss.detach()
+        return {name: term.detach() for name, term in terms.items()}
 
     def _forward(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Return the logits, and the decisions of stages that learn them."""
@@ -258,15 +272,19 @@ class Finetuning:
         logits, trace = self.model.forward_with_trace(images)
         return logits, list(trace.decisions.values())
 
-    def _apply_gradients(self) -> None:
+    def _apply_gradients(self) -> Tensor:
+        """Do the step; return the norm of its gradients before they were clipped, a scalar."""
+        self._scaler.unscale_(self._optimizer)
+        parameters = [p for p in self.model.parameters() if p.grad is not None]
+        norm = nn.utils.get_total_norm([p.grad for p in parameters])
         if self.cell.recipe.clip_grad is not None:
-            self._scaler.unscale_(self._optimizer)
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.cell.recipe.clip_grad)
+            nn.utils.clip_grads_with_norm_(parameters, self.cell.recipe.clip_grad, norm)
         self._scaler.step(self._optimizer)
         self._scaler.update()
         self._optimizer.zero_grad()
         if self.ema:
             self.ema.update(self.model)
+        return norm
 
     def _evaluate(self) -> bool:
         """Score the model and its average on the selecting split; return whether one is best."""
@@ -275,6 +293,10 @@ class Finetuning:
         batches = self.data.eval_batches(self.data.selecting, self.cell.recipe.batch_size)
         predictions, targets = predict(
             list(models.values()), batches, device=self.device, dtype=self._dtype
+        )
+        largest = [logits.abs().max().item() for logits in predictions]
+        require_finite(
+            self.step, {f"logits of {name}": x for name, x in zip(models, largest, strict=True)}
         )
         scores = [score(metric, logits, targets) for logits in predictions]
         self.accuracy = max(scores)

@@ -15,6 +15,9 @@ from trainables.recipe import Recipe
 Criterion = Callable[[Tensor, Tensor], Tensor]
 """Logits float32 [B, classes] and the batch's targets -> a scalar, the mean over the batch."""
 
+LossTerms = dict[str, Tensor]
+"""What a batch's loss is the sum of: name -> a float32 scalar, already weighted."""
+
 
 def build_mixup(recipe: Recipe, task: Task, num_classes: int) -> Mixup | None:
     """Build timm's mixup and CutMix, which also smooths labels, or None where both are off."""

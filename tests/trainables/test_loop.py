@@ -3,6 +3,7 @@
 import copy
 import io
 import math
+import pickle
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch.nn import functional
 import reduction
 from trainables.data.loader import train_loader
 from trainables.data.transforms import train_transform
-from trainables.loop import NonFiniteLossError
+from trainables.finite import NonFiniteError
 from trainables.optimizer import parameter_groups
 from trainables.recipe import Recipe
 
@@ -164,6 +165,7 @@ def test_reports_say_where_the_cell_stands(make_cell, finetune):
     for report in reports:
         assert (report["epochs"], report["total_steps"], report["metric"]) == (2, 8, "top1")
         assert 0 < report["loss"] < 10
+        assert report["loss_terms"] == {"classification": report["loss"]}
         assert 0 <= report["data_wait"] <= 1
         assert report["images_per_second"] > 0
         assert report["best_accuracy"] >= report["accuracy"]
@@ -221,10 +223,63 @@ def test_a_holdout_is_neither_trained_on_nor_the_reported_split(make_cell, finet
 
 
 def test_a_loss_that_is_not_finite_ends_the_attempt(make_cell, finetune):
-    finetuning = finetune(make_cell(lr=1e38, warmup_epochs=0, **PLAIN))
-    message = "the loss of optimiser step 1 is nan, but must be finite"
-    with pytest.raises(NonFiniteLossError, match=message):
+    finetuning = finetune(make_cell("dynamicvit", lr=1e38, warmup_epochs=0, **PLAIN))
+    with pytest.raises(NonFiniteError) as raised:
         finetuning.run(lambda: False)
+    error = pickle.loads(pickle.dumps(raised.value))  # As from one process to another.
+    assert error.step == finetuning.step == 1
+    assert list(error.found) == ["classification", "keep rate", "gradient norm"]
+    assert not math.isfinite(error.found["classification"])
+    assert "not finite after 1 optimiser steps: classification nan, keep rate" in str(error)
+
+
+def poison_gradients(finetuning, *, at_scales_above):
+    """Make gradients, but no loss, infinite where float16's loss scale is too high."""
+    parameter = finetuning.model.head.weight
+
+    def overflow(gradient):
+        scale = finetuning.state_dict()["scaler"].get("scale", 1.0)
+        return torch.full_like(gradient, math.inf) if scale > at_scales_above else gradient
+
+    parameter.register_hook(overflow)
+
+
+def test_gradients_that_are_not_finite_end_the_attempt(make_cell, finetune):
+    finetuning = finetune(make_cell(**PLAIN))
+    poison_gradients(finetuning, at_scales_above=0)
+    with pytest.raises(NonFiniteError) as raised:
+        finetuning.run(lambda: False)
+    assert math.isfinite(raised.value.found["classification"])
+    assert raised.value.found["gradient norm"] == math.inf
+
+
+def test_gradients_that_only_the_loss_scale_makes_infinite_are_left_out(make_cell, finetune):
+    finetuning = finetune(make_cell(precision="fp16", **PLAIN))
+    start = copy.deepcopy(finetuning.model.state_dict())
+    poison_gradients(finetuning, at_scales_above=2**14)
+    scales, changed = [], []
+    for step in (1, 2, 3):
+        train_to(finetuning, step)
+        scales.append(finetuning.state_dict()["scaler"]["scale"])
+        now = finetuning.model.state_dict()
+        changed.append(not all(torch.equal(start[name], now[name]) for name in start))
+    assert (scales, changed) == ([2**15, 2**14, 2**14], [False, False, True])
+
+
+def test_gradients_that_no_loss_scale_makes_finite_end_the_attempt(make_cell, finetune):
+    finetuning = finetune(make_cell(precision="fp16", batch_size=4, **PLAIN))
+    poison_gradients(finetuning, at_scales_above=0)
+    with pytest.raises(NonFiniteError) as raised:
+        finetuning.run(lambda: False)
+    assert raised.value.step == 15  # 2^16 halved down to 1, where it scales no longer.
+
+
+def test_an_evaluation_that_is_not_finite_ends_the_attempt(make_cell, finetune):
+    """The epoch's only step is fine, but leaves weights that are not; no loss follows it."""
+    cell = make_cell(batch_size=80, accumulation=2, lr=1e38, warmup_epochs=0, **PLAIN)
+    with pytest.raises(NonFiniteError, match=r"after 1 optimiser steps: logits of model nan") as e:
+        finetune(cell).run(lambda: False)
+    assert list(e.value.found) == ["logits of model", "logits of ema"]
 
 
 def test_several_labels_train_with_their_own_metric(make_cell, finetune):
