@@ -7,9 +7,10 @@ from torch.utils.data import DataLoader
 from trainables.cell import Cell
 from trainables.data import open_dataset
 from trainables.data.base import Split
-from trainables.data.loader import batches_per_epoch, eval_loader, holdout_split, train_loader
+from trainables.data.loader import batch_sizes, eval_loader, holdout_split, train_loader
 from trainables.data.transforms import eval_transform, train_transform
 from trainables.host import host_mean_std
+from trainables.ranks import ALONE, Ranks
 
 
 class CellData:
@@ -20,19 +21,25 @@ class CellData:
         train: What is trained on: all of the training split, or what a holdout leaves of it.
         selecting: What picks the best epoch: the evaluation split, or the holdout.
         batches_per_epoch: Batches of `train`.
+        batch_images: Images in every batch of `train`, of all ranks together.
     """
 
-    def __init__(self, cell: Cell, data_root: Path | None) -> None:
+    def __init__(self, cell: Cell, data_root: Path | None, ranks: Ranks = ALONE) -> None:
         self._cell = cell
+        self._ranks = ranks
         self.dataset = open_dataset(cell.dataset, data_root)
         self.train: Split = self.dataset.train
         self.selecting: Split = self.dataset.val
         if cell.recipe.select_on == "holdout":
             self.train, self.selecting = holdout_split(self.dataset.train)
-        self.batches_per_epoch = batches_per_epoch(len(self.train), cell.recipe.batch_size)
+        recipe = cell.recipe
+        sizes = batch_sizes(
+            len(self.train), recipe.batch_size, repeats=recipe.repeated_augmentation
+        )
+        self.batches_per_epoch, self.batch_images = len(sizes), sizes[0]
 
     def train_batches(self, epoch: int, start_batch: int = 0) -> DataLoader:
-        """Return the epoch's augmented batches, from `start_batch` on."""
+        """Return this rank's shards of the epoch's augmented batches, from `start_batch` on."""
         recipe = self._cell.recipe
         return train_loader(
             self.train,
@@ -42,14 +49,19 @@ class CellData:
             epoch=epoch,
             start_batch=start_batch,
             num_workers=recipe.loader_workers,
+            repeats=recipe.repeated_augmentation,
+            rank=self._ranks.rank,
+            world_size=self._ranks.size,
         )
 
     def eval_batches(self, split: Split, batch_size: int) -> DataLoader:
-        """Return a split's batches without randomness, in order."""
+        """Return the batches of this rank's stride of a split, without randomness, in order."""
         recipe = self._cell.recipe
         return eval_loader(
             split,
             eval_transform(recipe, self.dataset.task, *host_mean_std(self._cell.host)),
             batch_size=batch_size,
             num_workers=recipe.loader_workers,
+            rank=self._ranks.rank,
+            world_size=self._ranks.size,
         )

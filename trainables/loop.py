@@ -3,11 +3,15 @@
 Every step's randomness is seeded from (seed, epoch, batch) as the step starts, and the order of
 the data from (seed, epoch), so that the weights, the optimiser's moments and the number of steps
 done are all that a run needs to go on exactly where it stopped.
+
+Several ranks do every step together: each takes its shard of every batch, and all end the step
+with the same weights.
 """
 
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +30,8 @@ from trainables.losses import LossTerms, build_criterion, build_mixup, keep_rate
 from trainables.optimizer import build_optimizer, set_learning_rates
 from trainables.precision import autocast, autocast_dtype
 from trainables.prediction import predict, score
+from trainables.ranks import ALONE, Ranks, accumulating
+from trainables.training_pass import TrainingPass, leaves_out_parameters
 
 Weights = dict[str, Tensor]
 
@@ -64,14 +70,23 @@ class Finetuning:
         data_root: The dataset's folder; None for an embedded dataset.
         device: Where to train.
         threads: CPU threads of PyTorch in this process.
+        ranks: This process among those that train the cell together; all of them call the same
+            methods in the same order.
     """
 
     def __init__(
-        self, cell: Cell, *, data_root: Path | None, device: torch.device, threads: int
+        self,
+        cell: Cell,
+        *,
+        data_root: Path | None,
+        device: torch.device,
+        threads: int,
+        ranks: Ranks = ALONE,
     ) -> None:
         torch.set_num_threads(threads)
         self.cell = cell
         self.device = device
+        self._ranks = ranks
         self.step = 0
         """Optimiser steps done."""
         self.accuracy: float | None = None
@@ -80,7 +95,7 @@ class Finetuning:
         self._best_weights: Weights | None = None
         self._lr: float | None = None
         self._loading: Iterator[Any] | None = None
-        self.data = CellData(cell, data_root)
+        self.data = CellData(cell, data_root, ranks)
         self._steps_per_epoch = math.ceil(self.data.batches_per_epoch / cell.recipe.accumulation)
         self.total_steps = self._steps_per_epoch * cell.recipe.epochs
         self._set_up_training()
@@ -90,6 +105,9 @@ class Finetuning:
         num_classes = len(dataset.class_names)
         self.model = build_model(self.cell, num_classes).to(self.device)
         self.ema = ModelEmaV3(self.model, decay=recipe.ema_decay) if recipe.ema_decay else None
+        self._forward = self._ranks.parallel(
+            TrainingPass(self.model), unused_parameters=leaves_out_parameters(self.model)
+        )
         self._optimizer = build_optimizer(self.model, recipe)
         self._dtype = autocast_dtype(recipe, self.device)
         scales = self._dtype is torch.float16
@@ -107,7 +125,8 @@ class Finetuning:
         """The best weights so far, on the CPU, with `accuracy`, `metric`, `epoch` and `source`.
 
         Raises:
-            RuntimeError: If no evaluation since the state was loaded has found better ones.
+            RuntimeError: If no evaluation since the state was loaded has found better ones, or
+                this is not rank 0, which alone keeps them.
         """
         if self._best_weights is None or self._best_meta is None:
             raise RuntimeError("there are no best weights in memory: none found since loading")
@@ -115,6 +134,8 @@ class Finetuning:
 
     def run(self, until: Callable[[], bool]) -> dict[str, Any]:
         """Train to the epoch's end and evaluate, or stop where `until()` holds after a step.
+
+        All ranks stop where it holds on one of them.
 
         Returns:
             What this call did and where the cell stands, as a flat dict: `epoch` (finished ones),
@@ -198,7 +219,7 @@ class Finetuning:
         while self.step < end:
             self._train_step(progress)
             progress.seconds = time.perf_counter() - started
-            if until():
+            if self._ranks.any(until()):
                 break
 
     def _train_step(self, progress: _Progress) -> None:
@@ -212,16 +233,18 @@ class Finetuning:
         batches = []
         for number in window:
             images, targets = self._next_batch(epoch, number, progress)
-            _seed_generators(self.cell.seed, epoch, number)
-            batches.append(self._backward(images, targets, share=1 / len(window)))
-            progress.images += len(images)
+            images, targets = self._mixed(images, targets, epoch, number)
+            last = number == window[-1]
+            with nullcontext() if last else accumulating(self._forward):
+                batches.append(self._backward(images, targets, share=1 / len(window)))
+            progress.images += self.data.batch_images
         norm = self._apply_gradients()
         # An unusable step is raised before anyone saves.
         progress.losses.append(self._checked_terms(batches, norm))
         self.step += 1
 
     def _checked_terms(self, batches: list[LossTerms], norm: Tensor) -> dict[str, float]:
-        """Return each term's mean over a step's batches, in the step's only wait for the device.
+        """Return each term's mean over a step's batches and ranks; wait for the device only here.
 
         Raises:
             NonFiniteError: If a term or the gradients' norm is not finite. Gradients that only
@@ -230,8 +253,8 @@ class Finetuning:
         """
         names = list(batches[0])
         means = [torch.stack([terms[name] for terms in batches]).mean() for name in names]
-        *values, gradient_norm = torch.stack([*means, norm]).tolist()
-        terms = dict(zip(names, values, strict=True))
+        *parts, gradient_norm = torch.stack([*means, norm]).tolist()
+        terms = dict(zip(names, self._ranks.sum(parts), strict=True))
         scaled = not math.isfinite(gradient_norm) and self._scaler.get_scale() > 1
         found = terms if scaled else terms | {"gradient norm": gradient_norm}
         require_finite(self.step, found)
@@ -251,26 +274,34 @@ class Finetuning:
             targets.to(self.device, non_blocking=True),
         )
 
-    def _backward(self, images: Tensor, targets: Tensor, share: float) -> LossTerms:
-        """Add a batch's gradients, weighted by its share of the step; return its loss."""
+    def _mixed(
+        self, images: Tensor, targets: Tensor, epoch: int, number: int
+    ) -> tuple[Tensor, Tensor]:
+        """Seed the batch's draws and mix it: alike on all ranks, which then draw on their own."""
+        _seed_generators(self.cell.seed, epoch, number)
         if self._mixup:
             images, targets = self._mixup(images, targets)
+        if self._ranks.size > 1:
+            _seed_generators(self.cell.seed, epoch, number, self._ranks.rank)
+        return images, targets
+
+    def _backward(self, images: Tensor, targets: Tensor, share: float) -> LossTerms:
+        """Add a batch's gradients, weighted by its share of the step.
+
+        Returns:
+            This rank's part of the batch's loss: the parts of all ranks add up to it.
+        """
         with autocast(self.device, self._dtype):
-            logits, decisions = self._forward(images)
+            logits, trace = self._forward(images)
         terms = {"classification": self._criterion(logits.float(), targets)}
-        if decisions:
-            penalty = keep_rate_penalty(decisions, self.cell.keep_rate)
+        if trace is not None:
+            penalty = keep_rate_penalty(list(trace.decisions.values()), self.cell.keep_rate)
             terms["keep rate"] = self.cell.recipe.keep_rate_weight * penalty
         loss = torch.stack(list(terms.values())).sum()
-        self._scaler.scale(loss * share).backward()
-        return {name: term.detach() for name, term in terms.items()}
-
-    def _forward(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Return the logits, and the decisions of stages that learn them."""
-        if not any(stage.masks_in_training for stage in self.model.stages):
-            return self.model(images), []
-        logits, trace = self.model.forward_with_trace(images)
-        return logits, list(trace.decisions.values())
+        part = len(images) / self.data.batch_images
+        # The ranks' gradients are averaged, where those of parts would be added.
+        self._scaler.scale(loss * (share * part * self._ranks.size)).backward()
+        return {name: term.detach() * part for name, term in terms.items()}
 
     def _apply_gradients(self) -> Tensor:
         """Do the step; return the norm of its gradients before they were clipped, a scalar."""
@@ -290,20 +321,26 @@ class Finetuning:
         """Score the model and its average on the selecting split; return whether one is best."""
         metric = self.data.dataset.metric
         models = {"model": self.model} | ({"ema": self.ema.module} if self.ema else {})
-        batches = self.data.eval_batches(self.data.selecting, self.cell.recipe.batch_size)
+        split, size = self.data.selecting, self._ranks.size
+        batches = self.data.eval_batches(split, math.ceil(self.cell.recipe.batch_size / size))
         predictions, targets = predict(
             list(models.values()), batches, device=self.device, dtype=self._dtype
         )
-        largest = [logits.abs().max().item() for logits in predictions]
+        largest = self._ranks.sum([logits.abs().max().item() for logits in predictions])
         require_finite(
             self.step, {f"logits of {name}": x for name, x in zip(models, largest, strict=True)}
         )
-        scores = [score(metric, logits, targets) for logits in predictions]
+        *predictions, targets = (
+            self._ranks.interleaved(part, len(split)) for part in (*predictions, targets)
+        )
+        scores = self._ranks.from_first(
+            lambda: [score(metric, logits, targets) for logits in predictions]
+        )
         self.accuracy = max(scores)
         source = list(models)[scores.index(self.accuracy)]
         if self._best_meta and self.accuracy <= self._best_meta["accuracy"]:
             return False
-        self._best_weights = _on_cpu(models[source])
+        self._best_weights = _on_cpu(models[source]) if self._ranks.first else None
         self._best_meta = {
             "accuracy": self.accuracy,
             "metric": metric,
@@ -313,9 +350,9 @@ class Finetuning:
         return True
 
 
-def _seed_generators(seed: int, epoch: int, batch: int) -> None:
+def _seed_generators(*numbers: int) -> None:
     """Make drop path, mixup and a method's own draws functions of where the training stands."""
-    stream = stream_seed(seed, epoch, batch)
+    stream = stream_seed(*numbers)
     torch.manual_seed(stream)
     np.random.seed(stream % 2**32)  # noqa: NPY002 - timm's Mixup draws from this generator
 

@@ -13,14 +13,14 @@ NEW_PARTS = ("head", "stages.", "pos_embed", "patch_embed")
 """Prefixes of the parameters trained at the full rate: the head, a method's own, the embedding."""
 
 
-def parameter_groups(model: nn.Module, recipe: Recipe, workers: int = 1) -> list[dict[str, Any]]:
+def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
     """Split the trainable parameters into at most four groups, in order of first appearance.
 
     Returns:
         Groups with `names` and `params`, `base_lr` and `weight_decay`, and `frozen_epochs`, the
         epochs in which the group's learning rate is 0.
     """
-    full_lr = scaled_lr(recipe, workers)
+    full_lr = scaled_lr(recipe)
     groups: dict[tuple[bool, bool], dict[str, Any]] = {}
     for name, parameter in _trainable(model):
         new, decays = name.startswith(NEW_PARTS), _decays(name, parameter)
@@ -39,11 +39,10 @@ def parameter_groups(model: nn.Module, recipe: Recipe, workers: int = 1) -> list
     return list(groups.values())
 
 
-def build_optimizer(model: nn.Module, recipe: Recipe, workers: int = 1) -> torch.optim.AdamW:
+def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
     """Build AdamW over `parameter_groups`; rates are set by `set_learning_rates` before a step."""
-    groups = parameter_groups(model, recipe, workers)
-
-    return torch.optim.AdamW(groups, lr=scaled_lr(recipe, workers), eps=1e-8, fused=True)
+    groups = parameter_groups(model, recipe)
+    return torch.optim.AdamW(groups, lr=scaled_lr(recipe), eps=1e-8, fused=True)
 
 
 def set_learning_rates(

@@ -14,6 +14,9 @@ Positive = Annotated[float, Field(gt=0)]
 
 NO_EFFECT_ON_OUTCOME: JsonDict = {"outcome": False}
 """Marks a field that changes speed or safety but never a cell's result, hence not its id."""
+ADDED_LATER: JsonDict = {"outcome": "where it is not the default"}
+"""Marks a field that cells have had since their ids were first given: its default leaves the id
+as it was."""
 
 
 class Recipe(BaseModel):
@@ -59,7 +62,7 @@ class Recipe(BaseModel):
     warmup_epochs: Annotated[int, Field(ge=0)] = 20
     """Epochs of linear warm-up, stepped per optimiser step."""
     batch_size: Annotated[int, Field(gt=0)] = 256
-    """Images per forward pass, per worker."""
+    """Images per forward pass of the cell, over all of its workers."""
     accumulation: Annotated[int, Field(gt=0)] = 2
     """Forward passes per optimiser step."""
     precision: Literal["auto", "bf16", "fp16", "off"] = "auto"
@@ -88,6 +91,10 @@ class Recipe(BaseModel):
     """Probability of CutMix where both mixup and CutMix are on."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Mass of the target spread over all classes."""
+    repeated_augmentation: Annotated[int, Field(gt=0)] = Field(
+        default=1, json_schema_extra=ADDED_LATER
+    )
+    """Differently augmented copies of an image in an epoch, which has as many fewer images."""
 
     # Augmentation and loss, multi-label
     cutout: Fraction = 0.5
@@ -127,6 +134,10 @@ class Recipe(BaseModel):
 
     def outcome(self) -> dict[str, Any]:
         """Return the fields that decide a cell's result, as plain JSON values."""
-        fields = type(self).model_fields
-        neutral = {name for name, field in fields.items() if field.json_schema_extra is not None}
-        return self.model_dump(mode="json", exclude=neutral)
+        left_out = {
+            name
+            for name, field in type(self).model_fields.items()
+            if field.json_schema_extra == NO_EFFECT_ON_OUTCOME
+            or (field.json_schema_extra == ADDED_LATER and getattr(self, name) == field.default)
+        }
+        return self.model_dump(mode="json", exclude=left_out)

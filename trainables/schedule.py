@@ -5,10 +5,9 @@ import math
 from trainables.recipe import Recipe
 
 
-def scaled_lr(recipe: Recipe, workers: int = 1) -> float:
+def scaled_lr(recipe: Recipe) -> float:
     """Return the recipe's learning rate for its effective batch, linearly scaled."""
-    effective_batch = recipe.batch_size * recipe.accumulation * workers
-    return recipe.lr * effective_batch / recipe.lr_reference_batch
+    return recipe.lr * (recipe.batch_size * recipe.accumulation) / recipe.lr_reference_batch
 
 
 def learning_rate(

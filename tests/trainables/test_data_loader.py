@@ -7,15 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from timm.data.distributed_sampler import RepeatAugSampler
 
 from trainables.data import open_dataset
 from trainables.data.base import Subset
 from trainables.data.loader import (
-    batches_per_epoch,
+    batch_sizes,
     epoch_order,
     eval_loader,
     holdout_split,
+    shard,
     stream_seed,
     train_loader,
 )
@@ -125,7 +125,7 @@ def test_global_random_states_neither_matter_nor_change(digits):
 
     list(eval_loader(digits, eval_transform(RECIPE, "single_label", *GREY), batch_size=16))
     holdout_split(digits)
-    epoch_order(70, 0, 0, rank=0, world_size=2)
+    epoch_order(70, 0, 0, repeats=3)
     assert global_states() == before
 
 
@@ -146,7 +146,7 @@ def test_global_random_states_survive_an_error(digits):
 def test_the_last_incomplete_batch_is_dropped_unless_it_is_the_only_one(digits, images, sizes):
     drawn = batches(Subset(digits, range(images)))
     assert [len(batch[0]) for batch in drawn] == sizes
-    assert batches_per_epoch(images, 16) == len(sizes)
+    assert batch_sizes(images, 16) == sizes
 
 
 def test_an_odd_batch_that_the_images_fill_stays_odd(digits):
@@ -154,7 +154,7 @@ def test_an_odd_batch_that_the_images_fill_stays_odd(digits):
 
 
 def test_a_single_image_is_too_few(digits):
-    with pytest.raises(ValueError, match=r"has 1 images a worker, but must have at least 2$"):
+    with pytest.raises(ValueError, match=r"has 1 images, but must have at least 2$"):
         batches(Subset(digits, range(1)))
 
 
@@ -166,33 +166,56 @@ def test_an_epoch_cannot_be_entered_outside(digits, start):
         batches(digits, start_batch=start)
 
 
-def test_several_ranks_share_an_epoch_of_repeated_augmentation():
-    orders = [epoch_order(1000, 7, 2, rank=rank, world_size=2) for rank in (0, 1)]
-    generator = torch.Generator().manual_seed(stream_seed(7, 2))
-    repeated = np.repeat(torch.randperm(1000, generator=generator).numpy(), 3)
-    for rank, order in enumerate(orders):
-        assert order.tolist() == repeated[rank::2][:384].tolist()  # 768 images: 256 a round
-    assert batches_per_epoch(1000, 32, world_size=2) == 384 // 32
+@pytest.mark.parametrize(("size", "world_size"), [(16, 1), (16, 2), (16, 3), (15, 4), (7, 4)])
+def test_ranks_share_every_batch(digits, size, world_size):
+    whole = batches(digits, batch_size=size)
+    shards = [
+        batches(digits, batch_size=size, rank=rank, world_size=world_size)
+        for rank in range(world_size)
+    ]
+    for batch, parts in zip(whole, zip(*shards, strict=True), strict=True):
+        expected = images_by_index([batch])
+        together = [images_by_index([part]) for part in parts]
+        assert sum(len(part) for part in together) == len(expected) == size
+        assert {index: image for part in together for index, image in part.items()} == expected
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_mixing_shards_is_mixing_the_batch(world_size):
+    """Mixup pairs an image with the one at the same place from the batch's end."""
+    batch = torch.arange(16) + torch.arange(15, -1, -1) * 1j
+    for rank in range(world_size):
+        part = torch.tensor(shard(16, rank, world_size))
+        assert torch.equal(part + part.flip(0) * 1j, batch[part])
+
+
+def test_more_workers_than_pairs_are_too_many():
+    message = "a batch has 6 images, but must have at least 7 for 4 workers"
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        shard(6, 0, 4)
 
 
 def test_repeated_augmentation_is_that_of_the_published_study():
+    """There each of two ranks visits its stride of the epoch; here they share its batches."""
     with np.load(GOLDENS / "units_A.npz") as arrays:
-        for rank in (0, 1):
-            sampler = RepeatAugSampler(range(1000), 2, rank, num_repeats=3)
-            sampler.set_epoch(3)
-            assert list(sampler) == arrays[f"sampler/rank{rank}"].tolist()
+        published = np.stack([arrays["sampler/rank0"], arrays["sampler/rank1"]], axis=1).ravel()
+    generator = torch.Generator().manual_seed(3)  # The published epoch is seeded by its number.
+    repeated = np.repeat(torch.randperm(1000, generator=generator).numpy(), 3)
+    assert published.tolist() == repeated[: len(published)].tolist()
+
+    generator = torch.Generator().manual_seed(stream_seed(7, 2))
+    repeated = np.repeat(torch.randperm(1000, generator=generator).numpy(), 3)
+    order = epoch_order(1000, 7, 2, repeats=3)
+    assert order.tolist() == repeated[: len(published)].tolist()
+    assert batch_sizes(1000, 32, repeats=3) == [32] * (768 // 32)  # 768 images: 256 a round
 
 
 def test_the_copies_of_an_image_are_augmented_differently(digits):
     copies: dict[int, set[bytes]] = {}
-    count = 0
-    for rank in (0, 1):
-        for images, _, indices in batches(digits, batch_size=5, rank=rank, world_size=2):
-            for image, index in zip(images, indices.tolist(), strict=True):
-                copies.setdefault(index, set()).add(image.numpy().tobytes())
-                count += 1
-    assert count == sum(len(different) for different in copies.values()) == 70
-    assert max(len(different) for different in copies.values()) == 3
+    for images, _, indices in batches(digits, batch_size=10, repeats=3):
+        for image, index in zip(images, indices.tolist(), strict=True):
+            copies.setdefault(index, set()).add(image.numpy().tobytes())
+    assert sorted(len(different) for different in copies.values()) == [1] + [3] * 23
 
 
 def test_evaluation_visits_every_image_in_order(digits):
@@ -203,15 +226,21 @@ def test_evaluation_visits_every_image_in_order(digits):
     assert_equal_batches(list(eval_loader(digits, transform, batch_size=32, num_workers=2)), drawn)
 
 
-def test_ranks_evaluate_each_image_once_between_them(digits):
+@pytest.mark.parametrize(("images", "world_size"), [(70, 3), (70, 2), (2, 3)])
+def test_ranks_evaluate_equal_strides_that_begin_again_at_the_end(digits, images, world_size):
     transform = eval_transform(RECIPE, "single_label", *GREY)
-    seen = [
-        index
-        for rank in range(3)
-        for batch in eval_loader(digits, transform, batch_size=8, rank=rank, world_size=3)
-        for index in batch[2].tolist()
+    split = Subset(digits, range(images))
+    strides = [
+        torch.cat([batch[2] for batch in loader]).tolist()
+        for loader in (
+            eval_loader(split, transform, batch_size=8, rank=rank, world_size=world_size)
+            for rank in range(world_size)
+        )
     ]
-    assert sorted(seen) == list(range(70))
+    in_turn = [index for places in zip(*strides, strict=True) for index in places]
+    assert in_turn[:images] == list(range(images))
+    assert in_turn[images:] == list(range(len(in_turn) - images))
+    assert len(in_turn) - images < world_size
 
 
 def test_the_holdout_is_a_fixed_part_of_train():

@@ -38,3 +38,8 @@ def test_what_does_not_change_the_outcome_is_not_part_of_it():
     assert Recipe(loader_workers=8, checkpoint_minutes=1).outcome() == Recipe().outcome()
     assert Recipe(lr=2e-3).outcome() != Recipe().outcome()
     assert "loader_workers" not in Recipe().outcome()
+
+
+def test_the_default_of_a_field_added_later_leaves_older_ids_as_they_were():
+    assert "repeated_augmentation" not in Recipe(repeated_augmentation=1).outcome()
+    assert Recipe(repeated_augmentation=3).outcome()["repeated_augmentation"] == 3

@@ -45,7 +45,7 @@ def test_without_warmup_the_first_step_uses_the_full_rate():
     assert rates(Recipe(epochs=3, warmup_epochs=0))[0] == 1e-3
 
 
-@pytest.mark.parametrize(("workers", "expected"), [(1, 1e-3 * 512 / 1024), (4, 1e-3 * 2)])
-def test_rate_grows_with_the_effective_batch(workers, expected):
-    recipe = Recipe(batch_size=256, accumulation=2)
-    assert scaled_lr(recipe, workers) == pytest.approx(expected, rel=1e-15)
+@pytest.mark.parametrize(("accumulation", "expected"), [(2, 1e-3 * 512 / 1024), (8, 1e-3 * 2)])
+def test_rate_grows_with_the_effective_batch(accumulation, expected):
+    recipe = Recipe(batch_size=256, accumulation=accumulation)
+    assert scaled_lr(recipe) == pytest.approx(expected, rel=1e-15)

@@ -4,12 +4,12 @@ Neither the number of loader processes, nor the batch an epoch is entered at, no
 process's own random generators changes what a batch holds; and drawing batches leaves the states
 of those generators (`random`, NumPy's, PyTorch's on the CPU) as they were.
 
-With several ranks (`world_size > 1`) an epoch is that of repeated augmentation (Hoffer et al.,
-"Augment Your Batch", CVPR 2020, as in DeiT): every image drawn three times, each time augmented
-differently and on another rank, over the same number of images an epoch.
+Several ranks that train a cell together share every batch, so that what a batch holds does not
+depend on their number either.
 """
 
 import hashlib
+import math
 import random
 import struct
 from collections.abc import Iterator
@@ -29,8 +29,6 @@ Draw = tuple[int, int]
 Sample = tuple[Tensor, Target, int]
 
 HOLDOUT_SHARE = 0.05
-REPEATS = 3
-"""Augmented copies of an image in an epoch of several ranks."""
 
 
 def stream_seed(*numbers: int) -> int:
@@ -39,30 +37,51 @@ def stream_seed(*numbers: int) -> int:
     return int.from_bytes(hashlib.blake2b(packed, digest_size=8).digest(), "little")
 
 
-def epoch_order(n: int, seed: int, epoch: int, *, rank: int = 0, world_size: int = 1) -> np.ndarray:
-    """Return the int64 indices of the images that a rank visits in an epoch, in order.
+def epoch_order(n: int, seed: int, epoch: int, *, repeats: int = 1) -> np.ndarray:
+    """Return the int64 indices of the images that an epoch visits, in order.
 
-    One rank visits a permutation of `range(n)`. Of several, each visits its stride of a
-    permutation in which every image stands three times in a row, until together they have
-    visited about `n` images.
+    Without repeats that is a permutation of `range(n)`. With repeated augmentation (Hoffer et al.,
+    "Augment Your Batch", CVPR 2020, as in DeiT) it is a permutation in which every image stands
+    `repeats` times in a row, cut after `n` images, from 256 on rounded down to a multiple of it.
     """
-    if world_size == 1:
+    if repeats == 1:
         return np.random.default_rng((seed, epoch)).permutation(n)
-    sampler = RepeatAugSampler(range(n), world_size, rank, num_repeats=REPEATS)
+    sampler = _repeats_sampler(n, repeats)
     sampler.set_epoch(stream_seed(seed, epoch))
     return np.fromiter(sampler, dtype=np.int64)
 
 
-def batches_per_epoch(n: int, batch_size: int, *, world_size: int = 1) -> int:
-    """Return how many batches of a split of `n` images `train_loader` yields to each rank.
+def batch_sizes(n: int, batch_size: int, *, repeats: int = 1) -> list[int]:
+    """Return the images in each batch of an epoch over a split of `n` images, all ranks together.
 
     The last, incomplete batch of an epoch is dropped. A split smaller than a batch gives a single
     batch of all its images, one less where they are odd in number: mixup pairs them up.
 
     Raises:
-        ValueError: If a rank has fewer than 2 images.
+        ValueError: If there are fewer than 2 images.
     """
-    return len(_batch_slices(_images_per_rank(n, world_size), batch_size))
+    visited = n if repeats == 1 else len(_repeats_sampler(n, repeats))
+    return [batch.stop - batch.start for batch in _batch_slices(visited, batch_size)]
+
+
+def shard(size: int, rank: int, world_size: int) -> list[int]:
+    """Return a rank's places in a batch of `size` images, ascending.
+
+    The ranks share a batch out in pairs (i, size - 1 - i), in turn. Mixup pairs a batch with its
+    mirror image, and the mirror image of a shard consists of the same pairs: ranks that draw the
+    same numbers mix their shards as one process mixes the whole batch.
+
+    Raises:
+        ValueError: If there are fewer pairs than ranks.
+    """
+    pairs = (size + 1) // 2
+    if pairs < world_size:
+        raise ValueError(
+            f"a batch has {size} images, but must have at least {2 * world_size - 1} for "
+            f"{world_size} workers"
+        )
+    first = range(rank, pairs, world_size)
+    return sorted({*first, *(size - 1 - place for place in first)})
 
 
 def train_loader(
@@ -74,34 +93,36 @@ def train_loader(
     epoch: int,
     start_batch: int = 0,
     num_workers: int = 0,
+    repeats: int = 1,
     rank: int = 0,
     world_size: int = 1,
 ) -> DataLoader:
-    """Return the batches of one epoch, from `start_batch` on.
+    """Return a rank's shards of the batches of one epoch, from `start_batch` on.
 
     Args:
         split: Images and targets.
         transform: Augments an RGB image to a float32 tensor [3, H, W].
-        batch_size: Images a batch and rank; see `batches_per_epoch` for the epoch's end.
+        batch_size: Images a batch, of all ranks; see `batch_sizes` for the epoch's end.
         seed: Seed of the cell.
         epoch: Number of the epoch, from 0.
         start_batch: Batches of the epoch to leave out at its start.
         num_workers: Processes that decode and augment; 0 does it in this one.
+        repeats: Augmented copies of an image; see `epoch_order`.
         rank: Number of this process among those that train the cell together.
         world_size: How many processes train the cell together.
 
     Returns:
-        An iterable with a length. A batch is (images float32 [B, 3, H, W], targets int64 [B] or
-        float32 [B, classes], indices int64 [B] into the split).
+        An iterable with a length. A `shard` of B images is (images float32 [B, 3, H, W], targets
+        int64 [B] or float32 [B, classes], indices int64 [B] into the split).
 
     Raises:
-        ValueError: If a rank has fewer than 2 images, or `start_batch` lies outside the epoch.
+        ValueError: If there are fewer than 2 images or too few for the ranks, or `start_batch`
+            lies outside the epoch.
     """
-    order = epoch_order(len(split), seed, epoch, rank=rank, world_size=world_size)
-    copies = (rank + world_size * np.arange(len(order))) % (REPEATS if world_size > 1 else 1)
-    batches = _Batches(order, copies, batch_size, start_batch)
+    order = epoch_order(len(split), seed, epoch, repeats=repeats)
+    shards = _Shards(order, repeats, batch_size, start_batch, rank, world_size)
     dataset = _AugmentedImages(split, transform, seed, epoch)
-    return _loader(dataset, num_workers, batch_sampler=batches)
+    return _loader(dataset, num_workers, batch_sampler=shards)
 
 
 def eval_loader(
@@ -115,10 +136,11 @@ def eval_loader(
 ) -> DataLoader:
     """Return every image of a split once, in order, in batches as `train_loader` yields them.
 
-    The last batch may be smaller. Of several ranks, each gets its stride of the images; together
-    they get each image once.
+    The last batch may be smaller. Of several ranks, each gets its stride of the images. All get
+    equally many: where the images run out, the last ranks begin again at the first one.
     """
-    stride = range(rank, len(split), world_size)
+    per_rank = math.ceil(len(split) / world_size)
+    stride = [place % len(split) for place in range(rank, per_rank * world_size, world_size)]
     return _loader(_Images(split, transform), num_workers, batch_size=batch_size, sampler=stride)
 
 
@@ -167,37 +189,46 @@ class _AugmentedImages(_Images):
         return self[index]
 
 
-class _Batches(Sampler[list[Draw]]):
-    """An epoch's draws in batches, from `start_batch` on."""
+class _Shards(Sampler[list[Draw]]):
+    """A rank's draws of an epoch, batch by batch, from `start_batch` on."""
 
     def __init__(
-        self, order: np.ndarray, copies: np.ndarray, batch_size: int, start_batch: int
+        self,
+        order: np.ndarray,
+        repeats: int,
+        batch_size: int,
+        start_batch: int,
+        rank: int,
+        world_size: int,
     ) -> None:
         batches = _batch_slices(len(order), batch_size)
         if not 0 <= start_batch <= len(batches):
             raise ValueError(f"start_batch is {start_batch}, but must be 0 to {len(batches)}")
         self.order = order
-        self.copies = copies
+        self.copies = np.arange(len(order)) % repeats
         self.batches = batches[start_batch:]
+        self.places = shard(batches[0].stop, rank, world_size)
 
     def __len__(self) -> int:
         return len(self.batches)
 
     def __iter__(self) -> Iterator[list[Draw]]:
         for batch in self.batches:
-            yield list(zip(self.order[batch].tolist(), self.copies[batch].tolist(), strict=True))
+            indices, copies = self.order[batch][self.places], self.copies[batch][self.places]
+            yield list(zip(indices.tolist(), copies.tolist(), strict=True))
 
 
 def _batch_slices(n: int, batch_size: int) -> list[slice]:
     if n < 2:
-        raise ValueError(f"training split has {n} images a worker, but must have at least 2")
+        raise ValueError(f"training split has {n} images, but must have at least 2")
     if n < batch_size:
         return [slice(0, n // 2 * 2)]
     return [slice(start, start + batch_size) for start in range(0, n + 1 - batch_size, batch_size)]
 
 
-def _images_per_rank(n: int, world_size: int) -> int:
-    return n if world_size == 1 else len(RepeatAugSampler(range(n), world_size, 0))
+def _repeats_sampler(n: int, repeats: int) -> RepeatAugSampler:
+    # Over one rank: what it draws is what several would draw in turn.
+    return RepeatAugSampler(range(n), 1, 0, num_repeats=repeats)
 
 
 def _loader(dataset: _Images, num_workers: int, **batching: object) -> DataLoader:
