@@ -29,7 +29,8 @@ from torch.nn import functional
 from trainables.data import open_dataset
 from trainables.data.base import Split
 from trainables.data.transforms import eval_transform
-from trainables.host import DEMO_HOSTS, WEIGHTS_FOLDER, build_host, host_mean_std
+from trainables.host import build_host, host_mean_std
+from trainables.host_source import DEMO_HOSTS, WEIGHTS_FOLDER
 from trainables.recipe import Recipe
 
 DATASET = "digits"

@@ -41,6 +41,10 @@ def run(
     data: Annotated[
         Path | None, typer.Option(help="Folder of the datasets, as DATA/NAME or DATA itself.")
     ] = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the hosts' pretrained weights; else the Hugging Face hub."),
+    ] = None,
     address: Annotated[
         str | None, typer.Option(help="Ray cluster: `auto` or HOST:PORT; else see the docs.")
     ] = None,
@@ -67,6 +71,7 @@ def run(
         study=study,
         storage=Path(storage),
         data=data.absolute() if data else None,
+        weights=weights.absolute() if weights else None,
         address=address,
         settings=settings or (),
         only=only or (),

@@ -66,6 +66,7 @@ class Launch:
             cluster=cluster,
             study=self.selection.study,
             data=self.options.data,
+            weights=self.options.weights,
             work=self.macs,
             given_up_once=frozenset() if self.options.retry_failed else frozenset(failed),
             max_concurrent=self.options.max_concurrent,
@@ -86,7 +87,12 @@ class Launch:
         root = dataset_root(stored.cell().dataset, self.options.data)
         self.progress.set_state(cell_id, EVALUATING)
         self.evaluations.submit(
-            cell_id, self.selection.store.path.absolute(), cell_id, root, on_gpu
+            cell_id,
+            self.selection.store.path.absolute(),
+            cell_id,
+            root,
+            self.options.weights,
+            on_gpu,
         )
 
     def _finish_evaluations(self) -> None:

@@ -66,10 +66,9 @@ def shown_state(store: Store, cell: StoredCell) -> str:
 
 def describe(selection: Selection, options: Options, console: Console) -> None:
     """Print the cells a launch would work on and what that would take; start nothing."""
-    from orchestrator.preflight import training_macs  # Imports torch and timm.
+    from orchestrator.preflight import preflight  # Imports torch and timm.
 
     store, cells = selection.store, selection.selected
-    macs = training_macs(selection.unfinished(), options.data)
     table = Table(box=None, pad_edge=False)
     for column in ("cell", "dataset", "method", "capacity", "keep rate", "reserves", "state"):
         table.add_column(column, overflow="fold")
@@ -88,6 +87,7 @@ def describe(selection: Selection, options: Options, console: Console) -> None:
     counts = Counter(store.cell(cell.id).state() for cell in cells)
     states = ", ".join(f"{count} {state}" for state, count in counts.most_common())
     console.print(f"{len(cells)} cells: {states}", highlight=False)
+    macs = preflight(selection, options)
     hours = sum(macs.values()) / ASSUMED_MACS_PER_SECOND / 3600
     console.print(
         f"left to train: {sum(macs.values()):.3g} multiply-accumulates, about {hours:.2g} GPU "

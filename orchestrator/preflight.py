@@ -7,6 +7,8 @@ from timm.models import VisionTransformer
 
 import reduction
 from orchestrator.errors import UserError
+from orchestrator.host_check import check_hosts
+from orchestrator.selection import Options, Selection
 from trainables.cell import Cell
 from trainables.data import open_dataset
 from trainables.data.base import ImageDataset
@@ -16,8 +18,28 @@ TRAINING_PASSES = 3
 """A backward pass costs about two forward passes."""
 
 
-def training_macs(cells: Sequence[Cell], data: Path | None) -> dict[str, float]:
+def preflight(selection: Selection, options: Options) -> dict[str, float]:
+    """Check weights, datasets and methods of all that is left to do.
+
+    Returns:
+        The multiply-accumulates that training each unfinished cell takes, by cell id.
+
+    Raises:
+        UserError: Weights or a dataset are missing or broken, or a method does not fit its host.
+    """
+    check_hosts(selection.untrained(), options.weights)
+    return training_macs(selection.unfinished(), options.data, options.weights)
+
+
+def training_macs(
+    cells: Sequence[Cell], data: Path | None, weights: Path | None
+) -> dict[str, float]:
     """Open every dataset and fit every method to its host, without weights.
+
+    Args:
+        cells: What is to be trained or evaluated.
+        data: Folder of the datasets.
+        weights: Folder of the hosts' pretrained weights, whose configurations say what they are.
 
     Returns:
         The multiply-accumulates that training each cell takes, by cell id.
@@ -33,7 +55,7 @@ def training_macs(cells: Sequence[Cell], data: Path | None) -> dict[str, float]:
         dataset = datasets[cell.dataset]
         try:
             if (cell.host, cell.dataset) not in hosts:
-                hosts[cell.host, cell.dataset] = _host(cell, dataset)
+                hosts[cell.host, cell.dataset] = _host(cell, dataset, weights)
             model = _reduce(hosts[cell.host, cell.dataset], cell)
         except (TypeError, ValueError, OSError) as error:
             raise UserError(f"cell {cell.id}: {error}") from error
@@ -58,12 +80,13 @@ def _open(name: str, data: Path | None) -> ImageDataset:
         raise UserError(f"{error}{hint}") from error
 
 
-def _host(cell: Cell, dataset: ImageDataset) -> VisionTransformer:
+def _host(cell: Cell, dataset: ImageDataset, weights: Path | None) -> VisionTransformer:
     return build_host(
         cell.host,
         num_classes=len(dataset.class_names),
         pretrained=False,
         image_size=cell.recipe.image_size,
+        weights=weights,
     )
 
 

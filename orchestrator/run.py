@@ -2,7 +2,6 @@
 
 import shlex
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -14,7 +13,6 @@ from orchestrator.ray_setup import prepare_ray
 from orchestrator.selection import Options, Selection, select
 from orchestrator.store import CellState
 from orchestrator.work import left_to_do, refresh_report
-from trainables.cell import Cell
 
 ALL_DONE, SOME_FAILED, INTERRUPTED = 0, 1, 130
 
@@ -27,13 +25,13 @@ def run_study(options: Options, console: Console) -> int:
     """
     selection = select(options)
     store = selection.store
-    macs = _training_macs(selection.unfinished(), options)
+    macs = _preflight(selection, options)
     interrupts = Interrupts(store.stop_file)
     compared = True
     with store.lock(), interrupts.handled():
         store.create(selection.study.model_dump(mode="json") | provenance(), selection.cells)
         if _repair(selection, console):
-            macs = _training_macs(selection.unfinished(), options)
+            macs = _preflight(selection, options)
         states = {cell.id: store.cell(cell.id).state() for cell in selection.selected}
         progress = Progress(console, selection.study.name, states, macs, quiet=options.quiet)
         try:
@@ -65,12 +63,14 @@ def _do_stages(
     return compared
 
 
-def _training_macs(cells: Sequence[Cell], options: Options) -> dict[str, float]:
+def _preflight(selection: Selection, options: Options) -> dict[str, float]:
+    """Say now what would go wrong later; return the work of training each unfinished cell."""
+    cells = selection.unfinished()
     if not cells or not {"train", "evaluate"} & set(options.stages):
         return {}
-    from orchestrator.preflight import training_macs  # Imports torch and timm.
+    from orchestrator.preflight import preflight  # Imports torch and timm.
 
-    return training_macs(cells, options.data)
+    return preflight(selection, options)
 
 
 def _repair(selection: Selection, console: Console) -> bool:

@@ -20,6 +20,7 @@ class Options:
     study: str = "demo"
     storage: Path = Path("runs")
     data: Path | None = None
+    weights: Path | None = None
     address: str | None = None
     settings: Sequence[str] = ()
     only: Sequence[str] = ()
@@ -46,6 +47,11 @@ class Selection:
             cell for cell in self.selected if self.store.cell(cell.id).state() is not CellState.DONE
         ]
 
+    def untrained(self) -> list[Cell]:
+        """Return the selected cells whose training is not finished."""
+        trained = (CellState.TRAINED, CellState.DONE)
+        return [cell for cell in self.selected if self.store.cell(cell.id).state() not in trained]
+
 
 def select(options: Options) -> Selection:
     """Read the study and find its store.
@@ -59,6 +65,8 @@ def select(options: Options) -> Selection:
     for path in (options.storage, *options.storage.parents):
         if path.exists() and not path.is_dir():
             raise UserError(f"--storage is {str(options.storage)!r}, but {path} is not a folder")
+    if options.weights is not None and not options.weights.is_dir():
+        raise UserError(f"--weights is {str(options.weights)!r}, but there is no such folder")
     study = load_study(options.study, options.settings)
     cells = expand(study)
     selected = [cell for cell in cells if _matches(cell.id, options.only)]

@@ -19,8 +19,13 @@ ARTIFACTS_IN_MEMORY = 16
 """Cells whose arrays a comparing process keeps, since many pairs share a cell."""
 
 
-def evaluate_cell(study: Path, cell_id: str, data_root: Path | None, on_gpu: bool) -> None:
-    """Evaluate the best weights of a trained cell and publish the outcome in its folder."""
+def evaluate_cell(
+    study: Path, cell_id: str, data_root: Path | None, weights: Path | None, on_gpu: bool
+) -> None:
+    """Evaluate the best weights of a trained cell and publish the outcome in its folder.
+
+    `weights` is the folder of the hosts' pretrained ones, whose configurations say what they are.
+    """
     import torch
     from safetensors.torch import load
 
@@ -31,6 +36,7 @@ def evaluate_cell(study: Path, cell_id: str, data_root: Path | None, on_gpu: boo
         stored.cell(),
         load(stored.load_best()),
         data_root=data_root,
+        host_weights=weights,
         device=torch.device("cuda" if on_gpu else "cpu"),
         threads=1,
     )

@@ -32,6 +32,7 @@ class Training:
     cluster: Cluster
     study: Study
     data: Path | None
+    weights: Path | None
     work: Mapping[str, float]
     """Expected work of each cell, in any one unit, by id."""
     given_up_once: frozenset[str]
@@ -105,6 +106,7 @@ class Training:
             "folder": str(self.store.cell(cell.id).path.absolute()),
             "stop_file": str(self.store.stop_file.absolute()),
             "data_root": str(root.absolute()) if root else None,
+            "weights": str(self.weights) if self.weights else None,
             "threads": max(1, int(wanted.cpu)),
             "cpu": wanted.cpu,
             "gpu": gpu,

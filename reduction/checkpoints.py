@@ -95,15 +95,53 @@ def load_checkpoint(
     if not isinstance(model, VisionTransformer):
         raise TypeError(f"model is a {type(model).__name__}, but must be a timm VisionTransformer")
     path = Path(path)
-    content = read_checkpoint_file(path, allow_code=allow_code)
-    entries = {"": content} if _is_state_dict(content) else content
-    entry = _choose(path, entries)
-    weights = {_our_name(name): x for name, x in clean_state_dict(entries[entry]).items()}
+    entries, entry = _read(path, allow_code=allow_code)
+    resized = load_weights(model, _our_names(entries[entry]), path)
+    return _describe(entries, entry, resized)
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Return the weights that `load_checkpoint` would load from a file, under our names.
+
+    Raises:
+        ValueError: The file is missing, damaged, no checkpoint or asks for code.
+    """
+    entries, entry = _read(path, allow_code=False)
+    return _our_names(entries[entry])
+
+
+def load_weights(
+    model: VisionTransformer, weights: Mapping[str, Tensor], path: Path
+) -> tuple[str, ...]:
+    """Load weights from the file `path` into a model, as `load_checkpoint` does.
+
+    Returns:
+        The parameters resampled to the model's grid.
+
+    Raises:
+        ValueError: The parameters are not those of the model, which is left as it was.
+    """
+    weights = dict(weights)
     resized = _resample_position_embedding(model, weights)
     _check(path, model.state_dict(), weights)
-    info = _describe(entries, entry, resized)
     model.load_state_dict(weights)
-    return info
+    return resized
+
+
+def num_classes_of(weights: Mapping[str, Tensor]) -> int:
+    """Return the number of classes of a classifier's weights, 0 where they have no head."""
+    return sum(weights["head.weight"].shape[:1]) if "head.weight" in weights else 0
+
+
+def _read(path: Path, *, allow_code: bool) -> tuple[Mapping[str, Any], str]:
+    """Return the entries of a file, and the name of the one whose weights to load."""
+    content = read_checkpoint_file(path, allow_code=allow_code)
+    entries = {"": content} if _is_state_dict(content) else content
+    return entries, _choose(path, entries)
+
+
+def _our_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {_our_name(name): x for name, x in clean_state_dict(weights).items()}
 
 
 def _is_state_dict(value: object) -> bool:
@@ -193,16 +231,12 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _hint(own: Mapping[str, Tensor], given: Mapping[str, Tensor], missing: list[str]) -> str:
-    classes = _num_classes(given)
-    if classes != _num_classes(own):
+    classes = num_classes_of(given)
+    if classes != num_classes_of(own):
         return f"; build the model with num_classes={classes}"
     if missing and all(name.startswith("stages.") for name in missing):
         return "; the weights of a host alone go into reduction.unreduce(model)"
     return ""
-
-
-def _num_classes(weights: Mapping[str, Tensor]) -> int:
-    return sum(weights["head.weight"].shape[:1]) if "head.weight" in weights else 0
 
 
 def _describe(entries: Mapping[str, Any], entry: str, resized: tuple[str, ...]) -> CheckpointInfo:

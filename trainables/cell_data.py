@@ -24,8 +24,15 @@ class CellData:
         batch_images: Images in every batch of `train`, of all ranks together.
     """
 
-    def __init__(self, cell: Cell, data_root: Path | None, ranks: Ranks = ALONE) -> None:
+    def __init__(
+        self,
+        cell: Cell,
+        data_root: Path | None,
+        host_weights: Path | None = None,
+        ranks: Ranks = ALONE,
+    ) -> None:
         self._cell = cell
+        self._mean_std = host_mean_std(cell.host, host_weights)
         self._ranks = ranks
         self.dataset = open_dataset(cell.dataset, data_root)
         self.train: Split = self.dataset.train
@@ -43,7 +50,7 @@ class CellData:
         recipe = self._cell.recipe
         return train_loader(
             self.train,
-            train_transform(recipe, self.dataset.task, *host_mean_std(self._cell.host)),
+            train_transform(recipe, self.dataset.task, *self._mean_std),
             batch_size=recipe.batch_size,
             seed=self._cell.seed,
             epoch=epoch,
@@ -59,7 +66,7 @@ class CellData:
         recipe = self._cell.recipe
         return eval_loader(
             split,
-            eval_transform(recipe, self.dataset.task, *host_mean_std(self._cell.host)),
+            eval_transform(recipe, self.dataset.task, *self._mean_std),
             batch_size=batch_size,
             num_workers=recipe.loader_workers,
             rank=self._ranks.rank,

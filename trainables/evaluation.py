@@ -62,6 +62,7 @@ def evaluate_cell(
     weights: Mapping[str, Tensor],
     *,
     data_root: Path | None,
+    host_weights: Path | None = None,
     device: torch.device,
     threads: int,
     batch_size: int = BATCH_SIZE,
@@ -72,6 +73,7 @@ def evaluate_cell(
         cell: The cell the weights belong to.
         weights: State dict of its model.
         data_root: The dataset's folder; None for an embedded dataset.
+        host_weights: Folder of the hosts' pretrained weights, see `HostSource.find`.
         device: Where to run.
         threads: CPU threads of PyTorch in this process.
         batch_size: Images a forward pass.
@@ -80,9 +82,9 @@ def evaluate_cell(
         RuntimeError: If the weights do not fit the cell's model.
     """
     torch.set_num_threads(threads)
-    recipe, data = cell.recipe, CellData(cell, data_root)
+    recipe, data = cell.recipe, CellData(cell, data_root, host_weights)
     dataset, batches = data.dataset, data.eval_batches(data.dataset.val, batch_size)
-    model = build_model(cell, len(dataset.class_names), pretrained=False)
+    model = build_model(cell, len(dataset.class_names), pretrained=False, weights=host_weights)
     model.load_state_dict(weights)
     model.to(device).eval()
     dtype = autocast_dtype(recipe, device)

@@ -68,6 +68,7 @@ class Finetuning:
     Args:
         cell: What is trained.
         data_root: The dataset's folder; None for an embedded dataset.
+        host_weights: Folder of the hosts' pretrained weights; None lets timm fetch them.
         device: Where to train.
         threads: CPU threads of PyTorch in this process.
         ranks: This process among those that train the cell together; all of them call the same
@@ -79,6 +80,7 @@ class Finetuning:
         cell: Cell,
         *,
         data_root: Path | None,
+        host_weights: Path | None = None,
         device: torch.device,
         threads: int,
         ranks: Ranks = ALONE,
@@ -95,15 +97,15 @@ class Finetuning:
         self._best_weights: Weights | None = None
         self._lr: float | None = None
         self._loading: Iterator[Any] | None = None
-        self.data = CellData(cell, data_root, ranks)
+        self.data = CellData(cell, data_root, host_weights, ranks)
         self._steps_per_epoch = math.ceil(self.data.batches_per_epoch / cell.recipe.accumulation)
         self.total_steps = self._steps_per_epoch * cell.recipe.epochs
-        self._set_up_training()
+        self._set_up_training(host_weights)
 
-    def _set_up_training(self) -> None:
+    def _set_up_training(self, host_weights: Path | None) -> None:
         recipe, dataset = self.cell.recipe, self.data.dataset
         num_classes = len(dataset.class_names)
-        self.model = build_model(self.cell, num_classes).to(self.device)
+        self.model = build_model(self.cell, num_classes, weights=host_weights).to(self.device)
         self.ema = ModelEmaV3(self.model, decay=recipe.ema_decay) if recipe.ema_decay else None
         self._forward = self._ranks.parallel(
             TrainingPass(self.model), unused_parameters=leaves_out_parameters(self.model)

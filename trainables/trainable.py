@@ -30,6 +30,7 @@ class FinetuneTrainable(tune.Trainable):
         cell: The cell as a plain dict.
         folder: Path of the cell's folder in the store.
         data_root: Folder of the dataset, or None for an embedded one.
+        weights: Folder of the hosts' pretrained weights, or None to let timm fetch them.
         threads: CPU threads for torch.
         stop_file: When this file exists, the trial saves its state and ends.
         cpu, gpu: What the trial reserves; `gpu` may be a fraction.
@@ -54,6 +55,7 @@ class FinetuneTrainable(tune.Trainable):
         self._finetuning = finetuning = Finetuning(
             cell,
             data_root=Path(config["data_root"]) if config["data_root"] else None,
+            host_weights=Path(config["weights"]) if config["weights"] else None,
             device=torch.device("cuda" if config["gpu"] else "cpu"),
             threads=config["threads"],
         )

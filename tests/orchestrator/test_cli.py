@@ -69,6 +69,7 @@ def call(capsys, tmp_path, monkeypatch):
         ),
         (["run", "--set", "recipes.demo.method.topk=5"], "must hold recipe fields by method"),
         (["run", "--set", "recipes.demo.host=local-dir:/nope"], "/nope"),
+        (["run", "--weights", "nowhere"], "nowhere', but there is no such folder"),
         (["run", "--storage", "/proc/nowhere"], "cannot write the storage /proc/nowhere/demo: "),
         (["run", "--max-concurrent", "0"], "'--max-concurrent'"),
         (["run", "--colour"], "No such option: --colour"),

@@ -14,7 +14,8 @@ import reduction
 from trainables.data import open_dataset
 from trainables.data.loader import eval_loader
 from trainables.data.transforms import eval_transform
-from trainables.host import DEMO_HOSTS, WEIGHTS_FOLDER, build_host, build_model, host_mean_std
+from trainables.host import build_host, build_model, host_mean_std
+from trainables.host_source import DEMO_HOSTS, WEIGHTS_FOLDER
 from trainables.metrics import top_k_accuracy
 from trainables.prediction import predict
 from trainables.recipe import Recipe

@@ -1,0 +1,60 @@
+"""Whether the pretrained weights of a study's hosts can be had, asked before anything trains."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from orchestrator.errors import UserError
+from trainables.cell import Cell
+from trainables.host import build_host
+from trainables.host_source import HostSource
+
+
+def check_hosts(cells: Iterable[Cell], weights: Path | None) -> None:
+    """Make sure that every pretrained host's weights are there, or on the hub, and fit it.
+
+    Args:
+        cells: What is to be trained.
+        weights: Folder of the hosts' pretrained weights; None where timm fetches them.
+
+    Raises:
+        UserError: Names every host whose weights cannot be had, and what to do about it.
+    """
+    hosts = {cell.host: cell for cell in cells if cell.recipe.pretrained}
+    problems = {
+        name: problem
+        for name, cell in sorted(hosts.items())
+        if (problem := _problem(cell, weights))
+    }
+    if problems:
+        listed = "; ".join(f"{name}: {problem}" for name, problem in problems.items())
+        hint = _hint(next(iter(problems)), weights)
+        raise UserError(
+            f"pretrained weights of {len(problems)} of {len(hosts)} hosts cannot be used: "
+            f"{listed}{hint}"
+        )
+
+
+def _problem(cell: Cell, weights: Path | None) -> str | None:
+    try:
+        source = HostSource.find(cell.host, weights)
+        problem = source.problem()
+        if problem is None and source.file is not None:
+            # Reads the file as a cell will: what is damaged or does not fit is an error here.
+            size = cell.recipe.image_size
+            build_host(cell.host, num_classes=1, image_size=size, weights=weights)
+    except (TypeError, ValueError, OSError) as error:
+        return str(error)
+    return problem
+
+
+def _hint(name: str, weights: Path | None) -> str:
+    """Return what to type to get the weights of a timm model, or nothing for other hosts."""
+    try:
+        hub = HostSource.find(name).config.get("hf_hub_id")
+    except (ValueError, OSError):
+        return ""
+    if not hub:
+        return ""
+    folder = weights or Path("DIR")
+    give = "" if weights else " and give that folder with --weights DIR"
+    return f" (where there is internet, type: hf download {hub} --local-dir {folder / name}{give})"
