@@ -73,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.manual_seed(options.seed)
     host = timm.create_model(options.host).eval().to(options.device, getattr(torch, options.dtype))
     images = torch.randn(options.batch_size, host.in_chans, *host.patch_embed.img_size)
-    images = images.to(next(host.parameters()))
+    images = images.to(next(host.parameters())).to(memory_format=torch.channels_last)
     rows = []
     with torch.inference_mode():
         for method in options.methods:

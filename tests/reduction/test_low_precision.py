@@ -60,7 +60,7 @@ def alike(trace, other, family):
 
 def share(same, method):
     """The share of equal decisions; `pytest -rP` shows it."""
-    print(f"{method}: {sum(same) / len(same):.3f} of {len(same)} decisions are the same")
+    print(f"{method}: {sum(same) / len(same):.3f} of {len(same)} decisions are the same")  # noqa: T201
     return sum(same) / len(same)
 
 

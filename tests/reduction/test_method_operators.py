@@ -1,6 +1,10 @@
 """Single reduction steps against the study's own code, and against naive loops."""
 
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +19,8 @@ from reduction.methods.sit import SiT
 from reduction.randomness import scramble
 from reduction.stage import StageSpec
 from reduction.tokens import Tokens, merge_by_size
+
+ROOT = Path(__file__).parents[2]
 
 
 def make_spec(num_patches=60, target=21, dim=48):
@@ -228,6 +234,28 @@ def test_agglomeration_is_scipys(device, linkage):
             labels = hierarchy.fcluster(tree, count, "maxclust")
             order = list(dict.fromkeys(labels))
             assert assignment[image].tolist() == [order.index(label) for label in labels]
+
+
+KERNEL_AGAINST_LOOP = """
+import torch
+from reduction import agglomeration
+from reduction.methods import atc
+x = torch.randn(2, 19, 8, generator=torch.Generator().manual_seed(0))
+distance = atc.cosine_distances(x)
+distance.diagonal(dim1=1, dim2=2).fill_(torch.inf)
+for linkage in atc.LINKAGES:
+    for count in (1, 7, 18, 19):
+        ways = (atc.leaders, agglomeration.leaders)
+        expected, found = (leaders(distance.clone(), count, linkage) for leaders in ways)
+        assert torch.equal(found, expected), (linkage, count, found, expected)
+"""
+
+
+def test_agglomeration_in_one_kernel():
+    """Triton's interpreter runs the kernel on the CPU, if told so before Triton is imported."""
+    environment = os.environ | {"TRITON_INTERPRET": "1"}
+    command = [sys.executable, "-c", KERNEL_AGAINST_LOOP]
+    subprocess.run(command, env=environment, cwd=ROOT, check=True)
 
 
 def test_random_draws_depend_on_image_and_seed_alone():
