@@ -35,16 +35,16 @@ def leaders(distance: Tensor, num_clusters: int, linkage: str) -> Tensor:
 
 
 @triton.jit
-def _merge_nearest(
-    distances: Tensor,
-    all_sizes: Tensor,
-    all_leaders: Tensor,
-    count: int,
-    merges: int,
+def _merge_nearest(  # type: ignore[no-untyped-def] # noqa: ANN202 - Triton reads annotations
+    distances,  # noqa: ANN001
+    all_sizes,  # noqa: ANN001
+    all_leaders,  # noqa: ANN001
+    count,  # noqa: ANN001
+    merges,  # noqa: ANN001
     LINKAGE: tl.constexpr,  # noqa: N803
     ROWS: tl.constexpr,  # noqa: N803
     COLUMNS: tl.constexpr,  # noqa: N803
-) -> None:
+):
     """Merge the two nearest clusters of one image, `merges` times; of equals the first."""
     image = tl.program_id(0).to(tl.int64)
     matrix = distances + image * count * count

@@ -8,9 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
+import triton
 from scipy.cluster import hierarchy
 from scipy.spatial.distance import pdist
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
 
+from reduction import agglomeration
 from reduction.methods import atc, ats, dpcknn, kmedoids, radial, tome
 from reduction.methods.patchmerger import PatchMerger
 from reduction.methods.random import Random
@@ -256,6 +260,20 @@ def test_agglomeration_in_one_kernel():
     environment = os.environ | {"TRITON_INTERPRET": "1"}
     command = [sys.executable, "-c", KERNEL_AGAINST_LOOP]
     subprocess.run(command, env=environment, cwd=ROOT, check=True)
+
+
+@pytest.mark.parametrize("linkage", atc.LINKAGES)
+def test_the_kernel_compiles_for_a_gpu_that_is_not_here(linkage):
+    names = dict.fromkeys(("distances", "all_sizes"), "*fp32") | {"all_leaders": "*i64"}
+    names |= dict.fromkeys(("count", "merges"), "i32")
+    constants = {"LINKAGE": linkage, "ROWS": agglomeration.ROWS, "COLUMNS": 256}
+    source = ASTSource(
+        fn=agglomeration._merge_nearest,
+        signature=names | dict.fromkeys(constants, "constexpr"),
+        constexprs=constants,
+    )
+    kernel = triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": 8})
+    assert kernel.asm["cubin"]
 
 
 def test_random_draws_depend_on_image_and_seed_alone():
