@@ -22,6 +22,8 @@ class CellRecord:
     capacity: str
     keep_rate: float
     """Share of the patch tokens kept at each stage, in (0, 1]."""
+    eval_keep_rate: float | None = None
+    """The keep rate that the weights were evaluated at, if not `keep_rate`."""
     stages: tuple[int, ...]
     """0-based indices of the blocks that reduce, ascending."""
     seed: int

@@ -42,6 +42,7 @@ def _mean_std(*names: str) -> Schema:
 SCHEMAS: dict[str, Schema] = {
     "results": {
         **_CELL,
+        "eval_keep_rate": "float64",
         "stages": "object",
         "meets_every_rate": "bool",
         "state": "string",
@@ -103,7 +104,7 @@ def table(name: str, rows: Iterable[Row]) -> pd.DataFrame:
 
 
 def results_table(records: Iterable[CellRecord]) -> pd.DataFrame:
-    """One row a cell, whatever its state: identity, progress, metrics and the error, if any.
+    """One row a record, whatever its state: identity, progress, metrics and the error, if any.
 
     `stages` holds the list of reduction blocks and `tokens` the list of the mean live patch
     tokens after each of them (None for a cell that is not evaluated).
@@ -167,6 +168,8 @@ def _result(record: CellRecord) -> Row:
     tokens_left = [counted.get(str(block)) for block in record.stages] if counted else None
     facts = {name: getattr(record, name) for name in ("meets_every_rate", "state", "error")}
     lists = {"stages": list(record.stages), "tokens": tokens_left}
+    rate = record.keep_rate if record.eval_keep_rate is None else record.eval_keep_rate
+    facts["eval_keep_rate"] = rate
     return {**record.metrics, **record.progress, **_cell(record), **facts, **lists}
 
 

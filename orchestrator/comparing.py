@@ -10,7 +10,7 @@ from analysis.comparisons import Comparison, pairs
 from analysis.records import CellRecord
 from analysis.tables import heatmaps_table, results_table, table
 from orchestrator.lane import Lane
-from orchestrator.records import record_of
+from orchestrator.records import record_of, records_at_all_rates
 from orchestrator.store import CellState, Store, StoredCell
 from orchestrator.tables import fingerprint, publish_tables
 from orchestrator.tasks import compare_pairs, describe_cells
@@ -49,7 +49,8 @@ def write_tables(
     """
     inputs = fingerprint(cells)
     records = [record_of(cell) for cell in cells]
-    publish_tables(store, _tables(store, records, limit, on_tick), inputs)
+    results = results_table(row for cell in cells for row in records_at_all_rates(cell))
+    publish_tables(store, {"results": results} | _tables(store, records, limit, on_tick), inputs)
 
 
 def _tables(
@@ -67,11 +68,7 @@ def _tables(
             comparing.submit(f"{comparison}, part {number}", path, comparison, pairs_of_task)
     frames += _outcomes(comparing, on_tick)
     tables = {name: _concatenate(name, frames) for name in COMPARED_TABLES}
-    derived = {
-        "results": results_table(records),
-        "heatmaps": heatmaps_table(tables["depth_maps"], done),
-    }
-    return tables | derived
+    return tables | {"heatmaps": heatmaps_table(tables["depth_maps"], done)}
 
 
 def _chunks(items: Sequence[T], size: int) -> list[Sequence[T]]:

@@ -68,7 +68,7 @@ def describe(selection: Selection, options: Options, console: Console) -> None:
     """Print the cells a launch would work on and what that would take; start nothing."""
     from orchestrator.preflight import preflight  # Imports torch and timm.
 
-    store, cells = selection.store, selection.selected
+    cells = selection.selected
     table = Table(box=None, pad_edge=False)
     for column in ("cell", "dataset", "method", "capacity", "keep rate", "reserves", "state"):
         table.add_column(column, overflow="fold")
@@ -81,10 +81,10 @@ def describe(selection: Selection, options: Options, console: Console) -> None:
             cell.capacity,
             f"{cell.keep_rate:g}",
             f"{reserved.cpu:g} CPU, {reserved.gpu:g} GPU",
-            str(store.cell(cell.id).state()),
+            str(selection.stored(cell).state()),
         )
     console.print(table)
-    counts = Counter(store.cell(cell.id).state() for cell in cells)
+    counts = Counter(selection.stored(cell).state() for cell in cells)
     states = ", ".join(f"{count} {state}" for state, count in counts.most_common())
     console.print(f"{len(cells)} cells: {states}", highlight=False)
     macs = preflight(selection, options)

@@ -57,6 +57,7 @@ def training_macs(
             if (cell.host, cell.dataset) not in hosts:
                 hosts[cell.host, cell.dataset] = _host(cell, dataset, weights)
             model = _reduce(hosts[cell.host, cell.dataset], cell)
+            _check_rates(cell, model, hosts[cell.host, cell.dataset])
         except (TypeError, ValueError, OSError) as error:
             raise UserError(f"cell {cell.id}: {error}") from error
         images = cell.recipe.epochs * len(dataset.train)
@@ -98,3 +99,22 @@ def _reduce(host: VisionTransformer, cell: Cell) -> VisionTransformer:
         reduction_loc=cell.reduction_loc,
         **cell.options,
     )
+
+
+def _check_rates(cell: Cell, model: VisionTransformer, host: VisionTransformer) -> None:
+    """Refuse to evaluate weights at a keep rate whose model has other parameters."""
+    shapes = _shapes(model)
+    for rate in cell.eval_keep_rates:
+        others = _shapes(_reduce(host, cell.model_copy(update={"keep_rate": rate})))
+        for name in sorted(shapes.keys() | others.keys()):
+            if shapes.get(name) != others.get(name):
+                raise ValueError(
+                    f"eval_keep_rates has {rate:g}, but the parameters of "
+                    f"{cell.method} depend on the keep rate ({name} is {shapes.get(name)} at "
+                    f"{cell.keep_rate:g} and {others.get(name)} at {rate:g}); "
+                    "give this method a grid without eval_keep_rates"
+                )
+
+
+def _shapes(model: VisionTransformer) -> dict[str, list[int]]:
+    return {name: list(tensor.shape) for name, tensor in model.state_dict().items()}

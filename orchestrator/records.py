@@ -1,5 +1,7 @@
 """Cells of the store as the analysis sees them."""
 
+from dataclasses import replace
+
 from analysis.records import CellRecord
 from orchestrator.store import CellState, StoredCell
 from reduction import METHODS, has_fixed_budget
@@ -25,3 +27,14 @@ def record_of(stored: StoredCell) -> CellRecord:
         error=stored.reason() if state is CellState.FAILED else None,
         progress={"epoch": report.get("epoch", 0), "epochs": cell.recipe.epochs},
     )
+
+
+def records_at_all_rates(stored: StoredCell) -> list[CellRecord]:
+    """Return the record of a stored cell, and one for every other keep rate it is evaluated at."""
+    own = record_of(stored)
+    metrics = {
+        rate: folder.metrics() if own.state == CellState.DONE else None
+        for rate, folder in stored.evaluations().items()
+        if rate is not None
+    }
+    return [own, *(replace(own, eval_keep_rate=r, metrics=m or {}) for r, m in metrics.items())]

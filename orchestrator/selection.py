@@ -6,7 +6,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from orchestrator.errors import UserError, not_one_of
-from orchestrator.store import CellState, Store
+from orchestrator.store import CellState, Store, StoredCell
 from orchestrator.study import Study, expand, load_study
 from trainables.cell import Cell
 
@@ -41,16 +41,18 @@ class Selection:
     selected: Sequence[Cell]
     store: Store
 
+    def stored(self, cell: Cell) -> StoredCell:
+        """Return the folder of a cell of the study as it is now, which may ask for more."""
+        return self.store.cell(cell.id, cell.eval_keep_rates)
+
     def unfinished(self) -> list[Cell]:
         """Return the selected cells that are not done."""
-        return [
-            cell for cell in self.selected if self.store.cell(cell.id).state() is not CellState.DONE
-        ]
+        return [cell for cell in self.selected if self.stored(cell).state() is not CellState.DONE]
 
     def untrained(self) -> list[Cell]:
         """Return the selected cells whose training is not finished."""
         trained = (CellState.TRAINED, CellState.DONE)
-        return [cell for cell in self.selected if self.store.cell(cell.id).state() not in trained]
+        return [cell for cell in self.selected if self.stored(cell).state() not in trained]
 
 
 def select(options: Options) -> Selection:

@@ -6,7 +6,6 @@ is removed by `repair`, which names it, and is made again.
 """
 
 import fcntl
-import io
 import json
 import os
 import re
@@ -17,26 +16,21 @@ from enum import StrEnum
 from pathlib import Path
 from typing import IO, Any
 
-import numpy as np
-import pandas as pd
 import yaml
 from pydantic import ValidationError
 
 from orchestrator.errors import UserError
+from orchestrator.evaluation_folder import EvaluationFolder
 from trainables.cell import Cell
 from trainables.cell_folder import CellFolder
 from trainables.files import (
     DamagedFileError,
     digest,
-    read_checked,
     read_sealed_json,
     write_atomic,
-    write_sealed_json,
 )
 
 LOCK_TRIES = 10
-ARTIFACTS = ("patterns.npz", "features.npz", "predictions.parquet")
-
 
 _COLORS = re.compile(r"\x1b\[[0-9;]*m")
 """Ray colours the traces of its tasks."""
@@ -76,9 +70,12 @@ class Store:
         """The study's page."""
         return self.path / "report" / "index.html"
 
-    def cell(self, cell_id: str) -> "StoredCell":
-        """Return the folder of one cell, whether it exists yet or not."""
-        return StoredCell(self.path / "cells" / cell_id)
+    def cell(self, cell_id: str, eval_keep_rates: tuple[float, ...] | None = None) -> "StoredCell":
+        """Return the folder of one cell, whether it exists yet or not.
+
+        `eval_keep_rates` are those that the cell now has, None those that it was stored with.
+        """
+        return StoredCell(self.path / "cells" / cell_id, eval_keep_rates)
 
     def cell_ids(self) -> list[str]:
         """Return the ids of the study's cells in its order, then of other cells, sorted."""
@@ -143,6 +140,10 @@ class Store:
 class StoredCell(CellFolder):
     """One cell's folder, as the orchestrator reads and completes it."""
 
+    def __init__(self, path: Path, eval_keep_rates: tuple[float, ...] | None = None) -> None:
+        super().__init__(path)
+        self._eval_keep_rates = eval_keep_rates
+
     @property
     def id(self) -> str:
         """The cell's id is its folder's name."""
@@ -166,7 +167,8 @@ class StoredCell(CellFolder):
     def state(self) -> CellState:
         """Tell how far the cell is; sealed records are checked, big files are not read."""
         try:
-            trained, evaluated = self.result() is not None, self.evaluation() is not None
+            trained = self.result() is not None
+            evaluated = all(f.metrics() is not None for f in self.evaluations().values())
         except DamagedFileError:
             return CellState.DAMAGED
         if trained and evaluated:
@@ -181,14 +183,35 @@ class StoredCell(CellFolder):
         """Return `result.json`, None while the cell is not trained."""
         return read_sealed_json(self.path / "result.json")
 
+    @property
+    def eval_keep_rates(self) -> tuple[float, ...]:
+        """Keep rates other than the cell's own that its weights are evaluated at."""
+        if self._eval_keep_rates is None:
+            known = (self.path / "cell.json").exists()
+            self._eval_keep_rates = self.cell().eval_keep_rates if known else ()
+        return self._eval_keep_rates
+
+    def evaluations(self) -> dict[float | None, EvaluationFolder]:
+        """Return the evaluations to make by keep rate; None stands for the cell's own."""
+        others = {rate: self.path / f"at-r{rate:g}" for rate in self.eval_keep_rates}
+        return {rate: EvaluationFolder(path) for rate, path in ({None: self.path} | others).items()}
+
     def evaluation(self) -> dict[str, Any] | None:
-        """Return the metrics in `eval.json`, None while the cell is not evaluated."""
-        record = read_sealed_json(self.path / "eval.json")
-        return None if record is None else record["metrics"]
+        """Return the metrics at the cell's own keep rate, None while it is not evaluated."""
+        return EvaluationFolder(self.path).metrics()
 
     def evaluation_digest(self) -> str:
-        """Return what identifies this evaluation's metrics and artifacts."""
-        return digest((self.path / "eval.json").read_bytes())
+        """Return what identifies the evaluations' metrics and artifacts."""
+        digests = [folder.digest() for folder in self.evaluations().values()]
+        return digests[0] if len(digests) == 1 else digest("".join(digests).encode())
+
+    def read_artifact(self, name: str) -> bytes:
+        """Return an artifact of the evaluation at the cell's own keep rate.
+
+        Raises:
+            DamagedFileError: It is missing, damaged, or was never made.
+        """
+        return EvaluationFolder(self.path).read_artifact(name)
 
     @property
     def error_file(self) -> Path:
@@ -221,35 +244,6 @@ class StoredCell(CellFolder):
         """Return the newest report of training, empty if there is none."""
         return next((entry for entry in reversed(self.log()) if "epoch" in entry), {})
 
-    def write_evaluation(
-        self,
-        metrics: dict[str, Any],
-        patterns: Mapping[str, np.ndarray],
-        features: Mapping[str, np.ndarray],
-        predictions: pd.DataFrame,
-    ) -> None:
-        """Publish the artifacts, then the record that vouches for them."""
-        data = {
-            "patterns.npz": _npz(patterns),
-            "features.npz": _npz(features),
-            "predictions.parquet": predictions.to_parquet(index=False),
-        }
-        for name, content in data.items():
-            write_atomic(self.path / name, content)
-        digests = {name: digest(content) for name, content in data.items()}
-        write_sealed_json(self.path / "eval.json", {"metrics": metrics, "artifacts": digests})
-
-    def read_artifact(self, name: str) -> bytes:
-        """Return an artifact's bytes.
-
-        Raises:
-            DamagedFileError: It is missing, damaged, or was never made.
-        """
-        record = read_sealed_json(self.path / "eval.json")
-        if record is None:
-            raise DamagedFileError(self.path / "eval.json", "it is missing")
-        return read_checked(self.path / name, record["artifacts"][name])
-
     def repair(self) -> list[DamagedFileError]:
         """Remove what is damaged, together with all that was made from it; return what it was."""
         damaged = self.damaged_states()
@@ -260,19 +254,13 @@ class StoredCell(CellFolder):
             damaged.append(error)
             self.discard_training()
             self.discard_evaluation()
-        try:
-            if self.evaluation() is not None:
-                for name in ARTIFACTS:
-                    self.read_artifact(name)
-        except DamagedFileError as error:
-            damaged.append(error)
-            self.discard_evaluation()
-        return damaged
+        errors = [folder.repair() for folder in self.evaluations().values()]
+        return [*damaged, *filter(None, errors)]
 
     def discard_evaluation(self) -> None:
-        """Remove all that evaluation has made, the record that vouches for it first."""
-        for name in ("eval.json", *ARTIFACTS):
-            (self.path / name).unlink(missing_ok=True)
+        """Remove all that evaluating the cell's weights has made."""
+        for path in (self.path, *self.path.glob("at-r*")):
+            EvaluationFolder(path).discard()
 
 
 def find_study(storage: Path) -> Store:
@@ -308,9 +296,3 @@ def _parse(line: str) -> dict[str, Any] | None:
     except json.JSONDecodeError:
         return None
     return entry if isinstance(entry, dict) else None
-
-
-def _npz(arrays: Mapping[str, np.ndarray]) -> bytes:
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, allow_pickle=False, **arrays)
-    return buffer.getvalue()

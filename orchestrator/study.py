@@ -44,6 +44,7 @@ class Grid(StrictModel):
     method: list[str] = []
     keep_rate: list[KeepRate] = []
     seed: list[Seed] = []
+    eval_keep_rates: list[KeepRate] = []
     reduction_loc: list[Block] = []
     options: dict[str, Any] = {}
     recipe: str = ""
@@ -111,8 +112,16 @@ def expand(study: Study) -> list[Cell]:
     cells: dict[str, Cell] = {}
     for number, grid in enumerate(study.grids):
         for cell in _expand_grid(study, grid, f"{study.name}: grids.{number}"):
-            cells.setdefault(cell.id, cell)
+            cells[cell.id] = _with_rates(cell, cells.get(cell.id, cell).eval_keep_rates)
     return list(cells.values())
+
+
+def _with_rates(cell: Cell, rates: Sequence[float]) -> Cell:
+    """Return the cell with further keep rates to evaluate it at, each once and not its own."""
+    if cell.method == BASELINE:
+        return cell.model_copy(update={"eval_keep_rates": ()})
+    others = {*cell.eval_keep_rates, *rates} - {cell.keep_rate}
+    return cell.model_copy(update={"eval_keep_rates": tuple(sorted(others))})
 
 
 def _expand_grid(study: Study, grid: Grid, origin: str) -> Iterator[Cell]:
@@ -139,6 +148,7 @@ def _cell(study: Study, identity: dict[str, Any], grid: dict[str, Any], origin: 
             **identity,
             reduction_loc=grid["reduction_loc"],
             options=grid["options"],
+            eval_keep_rates=grid["eval_keep_rates"],
             recipe=_recipe(study, grid["recipe"], identity),
         )
     except ValidationError as error:

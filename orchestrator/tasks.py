@@ -22,7 +22,7 @@ ARTIFACTS_IN_MEMORY = 16
 def evaluate_cell(
     study: Path, cell_id: str, data_root: Path | None, weights: Path | None, on_gpu: bool
 ) -> None:
-    """Evaluate the best weights of a trained cell and publish the outcome in its folder.
+    """Make the evaluations that a trained cell's best weights lack; publish each in its folder.
 
     `weights` is the folder of the hosts' pretrained ones, whose configurations say what they are.
     """
@@ -32,17 +32,20 @@ def evaluate_cell(
     from trainables.evaluation import evaluate_cell as evaluate
 
     stored = Store(study).cell(cell_id)
-    evaluation = evaluate(
-        stored.cell(),
-        load(stored.load_best()),
-        data_root=data_root,
-        host_weights=weights,
-        device=torch.device("cuda" if on_gpu else "cpu"),
-        threads=1,
-    )
-    stored.write_evaluation(
-        evaluation.metrics, evaluation.patterns, evaluation.features, evaluation.predictions
-    )
+    cell, best = stored.cell(), load(stored.load_best())
+    for rate, folder in stored.evaluations().items():
+        if folder.metrics() is not None:
+            continue
+        made = evaluate(
+            cell if rate is None else cell.model_copy(update={"keep_rate": rate}),
+            best,
+            data_root=data_root,
+            host_weights=weights,
+            device=torch.device("cuda" if on_gpu else "cpu"),
+            threads=1,
+        )
+        arrays = {"patterns": made.patterns, "features": made.features}
+        folder.write(made.metrics, made.predictions, arrays if rate is None else {})
 
 
 def compare_pairs(

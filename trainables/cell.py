@@ -26,6 +26,8 @@ class Cell(BaseModel):
     options: dict[str, Any] = {}
     """The method's own options, such as `{"equal_weight": true}`."""
     recipe: Recipe
+    eval_keep_rates: tuple[Annotated[float, Field(gt=0, le=1)], ...] = ()
+    """Other keep rates that the trained weights are evaluated at; the training is the same."""
 
     @field_validator("reduction_loc")
     @classmethod
@@ -46,7 +48,8 @@ class Cell(BaseModel):
         The hash covers everything that changes the outcome and nothing that does not (paths,
         resources, worker counts), so that the same cell in two studies is the same cell.
         """
-        outcome = self.model_dump(mode="json", exclude={"recipe"}) | self.recipe.outcome()
+        identity = self.model_dump(mode="json", exclude={"recipe", "eval_keep_rates"})
+        outcome = identity | self.recipe.outcome()
         canonical = json.dumps(outcome, sort_keys=True, separators=(",", ":"))
         digest = hashlib.sha256(canonical.encode()).hexdigest()[:8]
         rate = f"{self.keep_rate:g}"

@@ -68,6 +68,10 @@ def call(capsys, tmp_path, monkeypatch):
             "recipes.demo.dataset must hold recipe fields",
         ),
         (["run", "--set", "recipes.demo.method.topk=5"], "must hold recipe fields by method"),
+        (
+            ["run", "--set", "grids.0.method=[sit]", "--set", "grids.0.eval_keep_rates=[0.7]"],
+            "eval_keep_rates has 0.7, but the parameters of sit depend on the keep rate (stages.0.",
+        ),
         (["run", "--set", "recipes.demo.host=local-dir:/nope"], "/nope"),
         (["run", "--weights", "nowhere"], "nowhere', but there is no such folder"),
         (["run", "--storage", "/proc/nowhere"], "cannot write the storage /proc/nowhere/demo: "),

@@ -1,5 +1,7 @@
 """A whole study, end to end on an embedded Ray, and what it leaves."""
 
+import shutil
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -123,6 +125,31 @@ def test_the_page_follows_the_tables(finished, capsys):
             main([*arguments, "--stages", stages])
         assert ended.value.code == 0
         assert (finished.store.report.read_bytes() == page) is ("compare" in stages)
+
+
+def test_a_rate_added_later_is_all_that_is_evaluated(finished, tmp_path, capsys):
+    storage = tmp_path / "storage"
+    shutil.copytree(finished.storage, storage)
+    before = {path: path.stat().st_mtime_ns for path in storage.glob("smoke/cells/*/[!c]*")}
+    arguments = ["run", "--study", "smoke", "--storage", str(storage)]
+    arguments += ["--set", "grids.1.eval_keep_rates=[0.5, 0.75]"]
+    with pytest.raises(SystemExit) as ended:
+        main([*arguments, "--dry-run"])
+    assert "5 cells: 4 trained, 1 done" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 0
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    results = pd.read_parquet(storage / "smoke" / "tables" / "results.parquet")
+    rates = sorted(zip(results["keep_rate"], results["eval_keep_rate"], strict=True))
+    reduced = [(0.25, 0.25), (0.25, 0.5), (0.25, 0.75), (0.5, 0.5), (0.5, 0.75)]
+    assert rates == sorted([(1.0, 1.0), *reduced, *reduced])
+    topk = results[(results["method"] == "topk") & (results["eval_keep_rate"] == 0.75)]
+    assert [list(tokens) for tokens in topk["tokens"]] == [[48, 36, 27]] * 2
+    assert topk["accuracy"].min() > 80
+    with pytest.raises(SystemExit):
+        main(arguments)
+    assert capsys.readouterr().out.splitlines()[-2] == "smoke: 5 of 5 cells done, 0 failed"
 
 
 def test_a_damaged_artifact_is_named_and_made_again(finished, capsys):

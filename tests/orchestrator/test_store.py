@@ -38,15 +38,44 @@ def stored(store):
     stored.save_best(b"weights", {"accuracy": 50.0})
     stored.write_result({"accuracy": 50.0})
     patterns = {"image": np.arange(3), "kept_3": np.zeros((3, 2), np.uint8)}
-    predictions = pd.DataFrame({"image": [0, 1, 2]})
-    stored.write_evaluation({"accuracy": 50.0}, patterns, {"cls_3": np.ones((3, 4))}, predictions)
+    evaluate(stored, patterns=patterns, features={"cls_3": np.ones((3, 4))})
     return stored
+
+
+def evaluate(stored, rate=None, **arrays):
+    predictions = pd.DataFrame({"image": [0, 1, 2]})
+    stored.evaluations()[rate].write({"accuracy": 50.0}, predictions, arrays)
 
 
 def flip_a_bit(path):
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
+
+
+def test_a_cell_is_done_when_it_is_evaluated_at_every_rate(store, stored):
+    assert store.cell(CELL.id, (0.25, 0.7)).state() is CellState.TRAINED
+    store.create({"name": "study"}, [CELL.model_copy(update={"eval_keep_rates": (0.25, 0.7)})])
+    again, before = store.cell(CELL.id), stored.evaluation_digest()
+    evaluate(again, 0.7)
+    assert again.state() is CellState.TRAINED
+    evaluate(again, 0.25)
+    assert again.state() is CellState.DONE
+    assert again.evaluation_digest() != before
+    assert stored.state() is CellState.DONE, "what a study no longer asks for is left alone"
+
+
+def test_damage_at_another_rate_costs_that_evaluation_alone(store, stored):
+    again = store.cell(CELL.id, (0.25, 0.7))
+    evaluate(again, 0.25)
+    evaluate(again, 0.7)
+    path = again.path / "at-r0.7" / "predictions.parquet"
+    flip_a_bit(path)
+    assert [error.path for error in again.repair()] == [path]
+    left = {rate: folder.metrics() is not None for rate, folder in again.evaluations().items()}
+    assert left == {None: True, 0.25: True, 0.7: False}
+    again.discard_evaluation()
+    assert not any(folder.metrics() for folder in again.evaluations().values())
 
 
 def test_states_follow_the_files(store):

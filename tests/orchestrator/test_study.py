@@ -66,6 +66,18 @@ def test_cells_of_overlapping_grids_are_listed_once(write):
     assert [cell.keep_rate for cell in cells] == [0.5, 0.7]
 
 
+def test_other_rates_to_evaluate_at_add_up_over_grids(write):
+    grids = [
+        grid(eval_keep_rates=[0.7, 0.5]),
+        grid(eval_keep_rates=[0.25], method=["topk", "deit"]),
+    ]
+    cells = expand(load_study(write(grids=grids)))
+    assert {cell.method: cell.eval_keep_rates for cell in cells} == {
+        "topk": (0.25, 0.7),
+        "deit": (),
+    }
+
+
 def test_recipes_are_overridden_by_dataset_method_and_capacity_in_this_order(write):
     recipe = MINIMAL["recipes"]["quick"] | {
         "dataset": {"digits": {"epochs": 3, "lr": 0.1, "min_lr": 0.001}},
@@ -93,6 +105,7 @@ def test_ids_tell_what_a_cell_is(write):
         ("recipes.quick.checkpoint_minutes=1.0", False),
         ("resources.tiny={cpu: 2.0}", False),
         ("name=other", False),
+        ("grids.0.eval_keep_rates=[0.25]", False),
     ],
 )
 def test_the_id_changes_with_what_changes_the_outcome_only(write, setting, changes):

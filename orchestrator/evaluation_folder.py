@@ -1,0 +1,92 @@
+"""What one evaluation of a cell leaves: artifacts, and the record that vouches for them."""
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from trainables.files import (
+    DamagedFileError,
+    digest,
+    read_checked,
+    read_sealed_json,
+    write_atomic,
+    write_sealed_json,
+)
+
+ARTIFACTS = ("patterns.npz", "features.npz", "predictions.parquet")
+
+
+class EvaluationFolder:
+    """Reads and writes `eval.json` and the artifacts beside it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def metrics(self) -> dict[str, Any] | None:
+        """Return the metrics in `eval.json`, None while the evaluation is not done."""
+        record = read_sealed_json(self.path / "eval.json")
+        return None if record is None else record["metrics"]
+
+    def digest(self) -> str:
+        """Return what identifies this evaluation's metrics and artifacts."""
+        return digest((self.path / "eval.json").read_bytes())
+
+    def write(
+        self,
+        metrics: dict[str, Any],
+        predictions: pd.DataFrame,
+        arrays: Mapping[str, Mapping[str, np.ndarray]],
+    ) -> None:
+        """Publish the artifacts, then the record that vouches for them.
+
+        Args:
+            metrics: Plain numbers and words.
+            predictions: A row an image.
+            arrays: `patterns` and `features`, or neither.
+        """
+        data = {f"{name}.npz": _npz(content) for name, content in arrays.items()}
+        data["predictions.parquet"] = predictions.to_parquet(index=False)
+        for name, content in data.items():
+            write_atomic(self.path / name, content)
+        digests = {name: digest(content) for name, content in data.items()}
+        write_sealed_json(self.path / "eval.json", {"metrics": metrics, "artifacts": digests})
+
+    def read_artifact(self, name: str) -> bytes:
+        """Return an artifact's bytes.
+
+        Raises:
+            DamagedFileError: It is missing, damaged, or was never made.
+        """
+        return read_checked(self.path / name, self._digests()[name])
+
+    def repair(self) -> DamagedFileError | None:
+        """Remove the evaluation where something of it is damaged; return what that was."""
+        try:
+            if self.metrics() is not None:
+                for name in self._digests():
+                    self.read_artifact(name)
+        except DamagedFileError as error:
+            self.discard()
+            return error
+        return None
+
+    def discard(self) -> None:
+        """Remove all that the evaluation has made, the record that vouches for it first."""
+        for name in ("eval.json", *ARTIFACTS):
+            (self.path / name).unlink(missing_ok=True)
+
+    def _digests(self) -> dict[str, str]:
+        record = read_sealed_json(self.path / "eval.json")
+        if record is None:
+            raise DamagedFileError(self.path / "eval.json", "it is missing")
+        return dict(record["artifacts"])
+
+
+def _npz(arrays: Mapping[str, np.ndarray]) -> bytes:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, allow_pickle=False, **arrays)
+    return buffer.getvalue()
