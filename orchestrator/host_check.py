@@ -7,30 +7,38 @@ from orchestrator.errors import UserError
 from trainables.cell import Cell
 from trainables.host import build_host
 from trainables.host_source import HostSource
+from trainables.teacher import pretrained_teacher
 
 
 def check_hosts(cells: Iterable[Cell], weights: Path | None) -> None:
-    """Make sure that every pretrained host's weights are there, or on the hub, and fit it.
+    """Make sure that all hosts' and teachers' weights are there, or on the hub, and fit.
 
     Args:
         cells: What is to be trained.
         weights: Folder of the hosts' pretrained weights; None where timm fetches them.
 
     Raises:
-        UserError: Names every host whose weights cannot be had, and what to do about it.
+        UserError: Names every network whose weights cannot be had, and what to do about it.
     """
+    cells = list(cells)
     hosts = {cell.host: cell for cell in cells if cell.recipe.pretrained}
+    teachers = {
+        cell.teacher: cell
+        for cell in cells
+        if cell.recipe.distillation != "none" and cell.prerequisite is None
+    }
     problems = {
         name: problem
-        for name, cell in sorted(hosts.items())
-        if (problem := _problem(cell, weights))
+        for needed, asked in ((hosts, _problem), (teachers, _teacher_problem))
+        for name, cell in sorted(needed.items())
+        if (problem := asked(cell, weights))
     }
     if problems:
         listed = "; ".join(f"{name}: {problem}" for name, problem in problems.items())
         hint = _hint(next(iter(problems)), weights)
         raise UserError(
-            f"pretrained weights of {len(problems)} of {len(hosts)} hosts cannot be used: "
-            f"{listed}{hint}"
+            f"pretrained weights of {len(problems)} of {len(hosts | teachers)} hosts "
+            f"cannot be used: {listed}{hint}"
         )
 
 
@@ -47,10 +55,21 @@ def _problem(cell: Cell, weights: Path | None) -> str | None:
     return problem
 
 
+def _teacher_problem(cell: Cell, weights: Path | None) -> str | None:
+    try:
+        source = HostSource.find(cell.teacher, weights, any_network=True)
+        problem = source.problem()
+        if problem is None and source.file is not None:
+            pretrained_teacher(cell, source.config["num_classes"], weights)
+    except (TypeError, ValueError, OSError, RuntimeError) as error:
+        return str(error)
+    return problem
+
+
 def _hint(name: str, weights: Path | None) -> str:
     """Return what to type to get the weights of a timm model, or nothing for other hosts."""
     try:
-        hub = HostSource.find(name).config.get("hf_hub_id")
+        hub = HostSource.find(name, any_network=True).config.get("hf_hub_id")
     except (ValueError, OSError):
         return ""
     if not hub:

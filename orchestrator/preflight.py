@@ -9,10 +9,12 @@ import reduction
 from orchestrator.errors import UserError
 from orchestrator.host_check import check_hosts
 from orchestrator.selection import Options, Selection
+from reduction.model import ReducedVisionTransformer
 from trainables.cell import Cell
 from trainables.data import open_dataset
 from trainables.data.base import ImageDataset
 from trainables.host import build_host
+from trainables.teacher import check_distillation
 
 TRAINING_PASSES = 3
 """A backward pass costs about two forward passes."""
@@ -42,7 +44,8 @@ def training_macs(
         weights: Folder of the hosts' pretrained weights, whose configurations say what they are.
 
     Returns:
-        The multiply-accumulates that training each cell takes, by cell id.
+        The multiply-accumulates that training each cell takes, by cell id; a teacher counts as
+        one unreduced host.
 
     Raises:
         UserError: A dataset is missing or broken, or a method does not fit its host.
@@ -58,10 +61,14 @@ def training_macs(
                 hosts[cell.host, cell.dataset] = _host(cell, dataset, weights)
             model = _reduce(hosts[cell.host, cell.dataset], cell)
             _check_rates(cell, model, hosts[cell.host, cell.dataset])
+            check_distillation(cell, model, dataset, weights)
         except (TypeError, ValueError, OSError) as error:
             raise UserError(f"cell {cell.id}: {error}") from error
         images = cell.recipe.epochs * len(dataset.train)
-        macs[cell.id] = reduction.flops(model).macs * TRAINING_PASSES * images
+        work = TRAINING_PASSES * reduction.flops(model).macs
+        if cell.recipe.distillation != "none":
+            work += reduction.flops(hosts[cell.host, cell.dataset]).macs
+        macs[cell.id] = work * images
     return macs
 
 
@@ -91,7 +98,7 @@ def _host(cell: Cell, dataset: ImageDataset, weights: Path | None) -> VisionTran
     )
 
 
-def _reduce(host: VisionTransformer, cell: Cell) -> VisionTransformer:
+def _reduce(host: VisionTransformer, cell: Cell) -> ReducedVisionTransformer:
     return reduction.reduce(
         host,
         cell.method,

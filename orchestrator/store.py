@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import IO, Any
 
 import yaml
-from pydantic import ValidationError
 
 from orchestrator.errors import UserError
 from orchestrator.evaluation_folder import EvaluationFolder
@@ -155,14 +154,6 @@ class StoredCell(CellFolder):
         data = (cell.model_dump_json(indent=1) + "\n").encode()
         if not path.exists() or path.read_bytes() != data:
             write_atomic(path, data)
-
-    def cell(self) -> Cell:
-        """Return the cell that this folder is about."""
-        path = self.path / "cell.json"
-        try:
-            return Cell.model_validate_json(path.read_bytes())
-        except (FileNotFoundError, ValidationError) as error:
-            raise DamagedFileError(path, "it is missing or holds no cell") from error
 
     def state(self) -> CellState:
         """Tell how far the cell is; sealed records are checked, big files are not read."""

@@ -104,16 +104,36 @@ def load_study(name_or_file: str, settings: Sequence[str] = ()) -> Study:
 
 
 def expand(study: Study) -> list[Cell]:
-    """Return the study's cells in the order of its grids, each once.
+    """Return the study's cells in the order of its grids, each once, then `added_teachers`.
 
     Raises:
         UserError: A name, a value or a recipe in the study is not allowed.
     """
-    cells: dict[str, Cell] = {}
-    for number, grid in enumerate(study.grids):
-        for cell in _expand_grid(study, grid, f"{study.name}: grids.{number}"):
-            cells[cell.id] = _with_rates(cell, cells.get(cell.id, cell).eval_keep_rates)
+    cells, teachers = _cells_and_teachers(study)
+    for teacher in teachers.values():
+        cells.setdefault(teacher.id, teacher)
     return list(cells.values())
+
+
+def added_teachers(study: Study) -> list[Cell]:
+    """Return the cells that others need as teachers and no grid has.
+
+    Raises:
+        UserError: A name, a value or a recipe in the study is not allowed.
+    """
+    cells, teachers = _cells_and_teachers(study)
+    return [teacher for cell_id, teacher in teachers.items() if cell_id not in cells]
+
+
+def _cells_and_teachers(study: Study) -> tuple[dict[str, Cell], dict[str, Cell]]:
+    cells: dict[str, Cell] = {}
+    teachers: dict[str, Cell] = {}
+    for number, grid in enumerate(study.grids):
+        for cell, teacher in _expand_grid(study, grid, f"{study.name}: grids.{number}"):
+            cells[cell.id] = _with_rates(cell, cells.get(cell.id, cell).eval_keep_rates)
+            if teacher is not None:
+                teachers.setdefault(teacher.id, teacher)
+    return cells, teachers
 
 
 def _with_rates(cell: Cell, rates: Sequence[float]) -> Cell:
@@ -124,7 +144,8 @@ def _with_rates(cell: Cell, rates: Sequence[float]) -> Cell:
     return cell.model_copy(update={"eval_keep_rates": tuple(sorted(others))})
 
 
-def _expand_grid(study: Study, grid: Grid, origin: str) -> Iterator[Cell]:
+def _expand_grid(study: Study, grid: Grid, origin: str) -> Iterator[tuple[Cell, Cell | None]]:
+    """Yield the cells of a grid, each with the cell that is its teacher, if one is."""
     merged = study.defaults.model_dump() | grid.model_dump(exclude_unset=True)
     for axis, known in (("method", METHODS), ("dataset", DATASETS)):
         for value in merged[axis]:
@@ -137,22 +158,58 @@ def _expand_grid(study: Study, grid: Grid, origin: str) -> Iterator[Cell]:
         if not merged[key]:
             raise UserError(f"{origin}.{key} is missing, here and in the study's defaults")
     for values in itertools.product(*(merged[axis] for axis in AXES)):
-        yield _cell(study, dict(zip(AXES, values, strict=True)), merged, origin)
+        yield _cell_and_teacher(study, dict(zip(AXES, values, strict=True)), merged, origin)
 
 
-def _cell(study: Study, identity: dict[str, Any], grid: dict[str, Any], origin: str) -> Cell:
+def _cell_and_teacher(
+    study: Study, identity: dict[str, Any], grid: dict[str, Any], origin: str
+) -> tuple[Cell, Cell | None]:
+    recipe = _recipe(study, grid["recipe"], identity)
+    if not recipe.taught_by_baseline:
+        return _cell(identity, grid, recipe, None, origin), None
+    teacher = _baseline(study, identity, grid, origin)
+    _check_start(recipe, teacher, origin)
+    return _cell(identity, grid, recipe, teacher, origin), teacher
+
+
+def _cell(
+    identity: dict[str, Any],
+    grid: dict[str, Any],
+    recipe: Recipe,
+    teacher: Cell | None,
+    origin: str,
+) -> Cell:
     if identity["method"] == BASELINE:
-        identity["keep_rate"] = 1.0  # It reduces nothing at any rate: one cell.
+        identity = identity | {"keep_rate": 1.0}  # It reduces nothing at any rate: one cell.
     try:
         return Cell(
             **identity,
             reduction_loc=grid["reduction_loc"],
             options=grid["options"],
             eval_keep_rates=grid["eval_keep_rates"],
-            recipe=_recipe(study, grid["recipe"], identity),
+            recipe=recipe,
+            prerequisite=teacher.id if teacher else None,
         )
     except ValidationError as error:
         raise UserError(describe(error, origin)) from error
+
+
+def _baseline(study: Study, identity: dict[str, Any], grid: dict[str, Any], origin: str) -> Cell:
+    """Return the unreduced cell of the same dataset, capacity and seed, without a teacher."""
+    identity = identity | {"method": BASELINE}
+    recipe = _recipe(study, grid["recipe"], identity).model_copy(update={"distillation": "none"})
+    return _cell(identity, grid | {"options": {}, "eval_keep_rates": []}, recipe, None, origin)
+
+
+def _check_start(recipe: Recipe, teacher: Cell, origin: str) -> None:
+    """Refuse a teacher with an override that makes it another network than its student's host."""
+    for field in ("host", "image_size"):
+        ours, theirs = getattr(recipe, field), getattr(teacher.recipe, field)
+        if ours != theirs:
+            raise UserError(
+                f"{origin}: {field} of the teacher {teacher.id} is {theirs!r}, "
+                f"but must be that of its student, {ours!r}"
+            )
 
 
 def _recipe(study: Study, name: str, identity: dict[str, Any]) -> Recipe:

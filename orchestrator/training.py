@@ -100,6 +100,7 @@ class Training:
                 f"but no node of {self.cluster} has as much"
             )
         root = dataset_root(cell.dataset, self.data)
+        teacher = self.store.cell(cell.prerequisite).path if cell.prerequisite else None
         return {
             "cell_id": cell.id,
             "cell": cell.model_dump(mode="json"),
@@ -107,6 +108,8 @@ class Training:
             "stop_file": str(self.store.stop_file.absolute()),
             "data_root": str(root.absolute()) if root else None,
             "weights": str(self.weights) if self.weights else None,
+            "prerequisite": cell.prerequisite,
+            "teacher_folder": str(teacher.absolute()) if teacher else None,
             "threads": max(1, int(wanted.cpu)),
             "cpu": wanted.cpu,
             "gpu": gpu,

@@ -28,6 +28,8 @@ class Cell(BaseModel):
     recipe: Recipe
     eval_keep_rates: tuple[Annotated[float, Field(gt=0, le=1)], ...] = ()
     """Other keep rates that the trained weights are evaluated at; the training is the same."""
+    prerequisite: str | None = None
+    """Id of the cell that is trained first, because its best weights teach this one."""
 
     @field_validator("reduction_loc")
     @classmethod
@@ -41,6 +43,11 @@ class Cell(BaseModel):
         """Name of the model this cell starts from."""
         return self.recipe.host.format(capacity=self.capacity)
 
+    @property
+    def teacher(self) -> str:
+        """Who teaches this cell, if its recipe distils: a cell's id or a model's name."""
+        return self.prerequisite or self.recipe.teacher.format(capacity=self.capacity)
+
     @cached_property
     def id(self) -> str:
         """Return `{dataset}-{method}-{capacity}-r{rate}-s{seed}-{hash8}`.
@@ -49,6 +56,8 @@ class Cell(BaseModel):
         resources, worker counts), so that the same cell in two studies is the same cell.
         """
         identity = self.model_dump(mode="json", exclude={"recipe", "eval_keep_rates"})
+        if self.prerequisite is None:
+            del identity["prerequisite"]
         outcome = identity | self.recipe.outcome()
         canonical = json.dumps(outcome, sort_keys=True, separators=(",", ":"))
         digest = hashlib.sha256(canonical.encode()).hexdigest()[:8]

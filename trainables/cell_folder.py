@@ -17,6 +17,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
+from trainables.cell import Cell
 from trainables.files import (
     DamagedFileError,
     append_line,
@@ -36,6 +39,18 @@ class CellFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+
+    def cell(self) -> Cell:
+        """Return the cell that this folder is about.
+
+        Raises:
+            DamagedFileError: `cell.json` is missing or damaged.
+        """
+        path = self.path / "cell.json"
+        try:
+            return Cell.model_validate_json(path.read_bytes())
+        except (FileNotFoundError, ValidationError) as error:
+            raise DamagedFileError(path, "it is missing or holds no cell") from error
 
     def save_last(self, step: int, state: bytes) -> None:
         """Publish a resume state; older ones beyond `STATES_KEPT` are removed after it."""

@@ -62,7 +62,7 @@ class HostSource:
     """Files that may hold the weights; the first that exists counts. Empty: timm fetches them."""
 
     @classmethod
-    def find(cls, name: str, folder: Path | None = None) -> Self:
+    def find(cls, name: str, folder: Path | None = None, *, any_network: bool = False) -> Self:
         """Find out what a host is; whether its weights can be had is asked by `problem`.
 
         Args:
@@ -70,9 +70,10 @@ class HostSource:
                 `config.json` and weights, as the Hugging Face hub keeps a model.
             folder: Has the pretrained weights of timm models, as `NAME.safetensors`, `NAME.pth`
                 or a folder `NAME` like the one above; None leaves it to timm to fetch them.
+            any_network: Find networks that are no `VisionTransformer`, too: teachers.
 
         Raises:
-            ValueError: If the host is unknown or not a `VisionTransformer`.
+            ValueError: If the host is unknown, or not a `VisionTransformer` where it must be one.
             OSError: If a local folder has no configuration.
         """
         if name in DEMO_HOSTS:
@@ -84,24 +85,24 @@ class HostSource:
                 candidates=(WEIGHTS_FOLDER / f"{name}.safetensors",),
             )
         if name.startswith(LOCAL):
-            return cls._from_folder(name, Path(name.removeprefix(LOCAL)))
-        config = _timm_config(name)
+            return cls._from_folder(name, Path(name.removeprefix(LOCAL)), any_network=any_network)
+        config = _timm_config(name, any_network=any_network)
         if folder is None:
             return cls(name=name, architecture=name, config=config)
         if (folder / name).is_dir():
-            return cls._from_folder(name, folder / name)
+            return cls._from_folder(name, folder / name, any_network=any_network)
         files = tuple(folder / f"{name}{suffix}" for suffix in FILE_SUFFIXES)
         in_folder = tuple(folder / name / file for file in HUB_FILES)
         return cls(name=name, architecture=name, config=config, candidates=files + in_folder)
 
     @classmethod
-    def _from_folder(cls, name: str, folder: Path) -> Self:
+    def _from_folder(cls, name: str, folder: Path, *, any_network: bool) -> Self:
         try:
             config, architecture, arguments = load_model_config_from_path(folder)
         except (KeyError, TypeError, json.JSONDecodeError) as error:
             reason = f"{folder / 'config.json'} does not say what the host is"
             raise ValueError(f"{reason} ({type(error).__name__}: {error})") from error
-        _timm_config(architecture)
+        _timm_config(architecture, any_network=any_network)
         return cls(
             name=name,
             architecture=architecture,
@@ -123,6 +124,11 @@ class HostSource:
             return str(record["dataset"])
         return "imagenet" if self.config.get("num_classes") == IMAGENET_CLASSES else None
 
+    @property
+    def is_vit(self) -> bool:
+        """Whether it is a `VisionTransformer`."""
+        return _is_vit(self.architecture)
+
     def problem(self) -> str | None:
         """Say why the weights cannot be had, None where a file or the hub has them."""
         if self.file is not None:
@@ -135,18 +141,24 @@ class HostSource:
         return None if self.config.get("url") else "timm has no pretrained weights of it"
 
 
-def _timm_config(name: str) -> dict[str, Any]:
+def _timm_config(name: str, *, any_network: bool) -> dict[str, Any]:
     try:
-        known = is_model_in_modules(name.partition(".")[0], VIT_MODULES)
+        known = timm.is_model(name.partition(".")[0]) if any_network else _is_vit(name)
         config = timm.get_pretrained_cfg(name) if known else None
     except RuntimeError:  # the tag after the dot is unknown
         config = None
     if config is None:
+        host = ("host", "a VisionTransformer")
+        what, kind = ("teacher", "baseline, a model") if any_network else host
         raise ValueError(
-            f"host is {name!r}, but must be a VisionTransformer of timm, {LOCAL}FOLDER, or one of "
+            f"{what} is {name!r}, but must be {kind} of timm, {LOCAL}FOLDER, or one of "
             f"{', '.join(DEMO_HOSTS)}"
         )
     return dict(config.to_dict())
+
+
+def _is_vit(architecture: str) -> bool:
+    return bool(is_model_in_modules(architecture.partition(".")[0], VIT_MODULES))
 
 
 def _hub_problem(hub: str, filename: str | None) -> str | None:

@@ -26,11 +26,13 @@ from trainables.cell_data import CellData
 from trainables.data.loader import stream_seed
 from trainables.finite import require_finite
 from trainables.host import build_model
-from trainables.losses import LossTerms, build_criterion, build_mixup, keep_rate_penalty
+from trainables.losses import LossTerms, build_mixup
+from trainables.objective import Objective
 from trainables.optimizer import build_optimizer, set_learning_rates
 from trainables.precision import autocast, autocast_dtype
 from trainables.prediction import predict, score
 from trainables.ranks import ALONE, Ranks, accumulating
+from trainables.teacher import load_teacher
 from trainables.training_pass import TrainingPass, leaves_out_parameters
 
 Weights = dict[str, Tensor]
@@ -73,6 +75,7 @@ class Finetuning:
         threads: CPU threads of PyTorch in this process.
         ranks: This process among those that train the cell together; all of them call the same
             methods in the same order.
+        teacher_folder: Folder of the cell's prerequisite in the store, None where it has none.
     """
 
     def __init__(
@@ -84,6 +87,7 @@ class Finetuning:
         device: torch.device,
         threads: int,
         ranks: Ranks = ALONE,
+        teacher_folder: Path | None = None,
     ) -> None:
         torch.set_num_threads(threads)
         self.cell = cell
@@ -101,6 +105,8 @@ class Finetuning:
         self._steps_per_epoch = math.ceil(self.data.batches_per_epoch / cell.recipe.accumulation)
         self.total_steps = self._steps_per_epoch * cell.recipe.epochs
         self._set_up_training(host_weights)
+        dataset = self.data.dataset
+        self._teacher = load_teacher(cell, self.model, dataset, teacher_folder, host_weights)
 
     def _set_up_training(self, host_weights: Path | None) -> None:
         recipe, dataset = self.cell.recipe, self.data.dataset
@@ -115,7 +121,7 @@ class Finetuning:
         scales = self._dtype is torch.float16
         self._scaler = torch.amp.GradScaler(self.device.type, enabled=scales)
         self._mixup = build_mixup(recipe, dataset.task, num_classes)
-        self._criterion = build_criterion(recipe, dataset.task)
+        self._objective = Objective(self.cell, dataset.task)
 
     @property
     def finished(self) -> bool:
@@ -295,10 +301,8 @@ class Finetuning:
         """
         with autocast(self.device, self._dtype):
             logits, trace = self._forward(images)
-        terms = {"classification": self._criterion(logits.float(), targets)}
-        if trace is not None:
-            penalty = keep_rate_penalty(list(trace.decisions.values()), self.cell.keep_rate)
-            terms["keep rate"] = self.cell.recipe.keep_rate_weight * penalty
+            lesson = self._teacher(images) if self._teacher else None
+        terms = self._objective(logits, trace, lesson, targets)
         loss = torch.stack(list(terms.values())).sum()
         part = len(images) / self.data.batch_images
         # The ranks' gradients are averaged, where those of parts would be added.

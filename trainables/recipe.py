@@ -4,10 +4,11 @@ Defaults are the values published for ImageNet (Haurum et al., "Which Tokens to 
 ICCV-W 2023). Every field can be overridden in a study file, by dataset, method or capacity.
 """
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, cast
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.config import JsonDict
+from pydantic.fields import FieldInfo
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -17,6 +18,15 @@ NO_EFFECT_ON_OUTCOME: JsonDict = {"outcome": False}
 ADDED_LATER: JsonDict = {"outcome": "where it is not the default"}
 """Marks a field that cells have had since their ids were first given: its default leaves the id
 as it was."""
+
+DISTILLED_BY = "distillation"
+BASELINE_TEACHER = "baseline"
+"""Stands for the unreduced cell of the same dataset, capacity and seed."""
+
+
+def only_with(*kinds: str) -> JsonDict:
+    """Mark a field that decides a cell's result with these kinds of `distillation` only."""
+    return {DISTILLED_BY: list(kinds)}
 
 
 class Recipe(BaseModel):
@@ -110,6 +120,38 @@ class Recipe(BaseModel):
     keep_rate_weight: Annotated[float, Field(ge=0)] = 2.0
     """Weight of the squared distance between the share of tokens kept and the keep rate."""
 
+    # Distillation
+    distillation: Literal["none", "dynamicvit", "soft", "hard"] = Field(
+        default="none", json_schema_extra=only_with("dynamicvit", "soft", "hard")
+    )
+    """What a teacher adds to the loss: DynamicViT's two terms (Rao et al., NeurIPS 2021), or DeiT's
+    on the distillation head (Touvron et al., ICML 2021), from its probabilities or its choice."""
+    teacher: str = Field(
+        default=BASELINE_TEACHER, json_schema_extra=only_with("dynamicvit", "soft", "hard")
+    )
+    """`baseline`, the unreduced cell of the same dataset, capacity and seed, which is trained
+    first; or a timm model with pretrained weights, `{capacity}` filled in."""
+    distillation_alpha: Fraction = Field(default=0.5, json_schema_extra=only_with("soft", "hard"))
+    """Share of the teacher's term in the loss; the classification loss has the rest."""
+    distillation_tau: Positive = Field(default=1.0, json_schema_extra=only_with("soft"))
+    """Temperature that softens both distributions."""
+    classification_weight: Annotated[float, Field(ge=0)] = Field(
+        default=1.0, json_schema_extra=only_with("dynamicvit")
+    )
+    """Weight of the classification loss."""
+    teacher_logits_weight: Annotated[float, Field(ge=0)] = Field(
+        default=0.5, json_schema_extra=only_with("dynamicvit")
+    )
+    """Weight of the divergence of the logits from the teacher's."""
+    teacher_tokens_weight: Annotated[float, Field(ge=0)] = Field(
+        default=0.5, json_schema_extra=only_with("dynamicvit")
+    )
+    """Weight of the distance of the kept tokens from the teacher's."""
+    teacher_tokens_loss: Literal["mse", "kl"] = Field(
+        default="mse", json_schema_extra=only_with("dynamicvit")
+    )
+    """That distance: the squared error, or the divergence over channels."""
+
     # Speed and safety
     checkpoint_minutes: Positive = Field(default=10.0, json_schema_extra=NO_EFFECT_ON_OUTCOME)
     """Most minutes of work that a crash may cost; state is also saved at every epoch's end."""
@@ -132,12 +174,21 @@ class Recipe(BaseModel):
             raise ValueError(f"crop_scale is {self.crop_scale}, but must ascend")
         return self
 
+    @property
+    def taught_by_baseline(self) -> bool:
+        """Whether the teacher is the unreduced cell, which then has to be trained first."""
+        return self.distillation != "none" and self.teacher == BASELINE_TEACHER
+
     def outcome(self) -> dict[str, Any]:
         """Return the fields that decide a cell's result, as plain JSON values."""
-        left_out = {
-            name
-            for name, field in type(self).model_fields.items()
-            if field.json_schema_extra == NO_EFFECT_ON_OUTCOME
-            or (field.json_schema_extra == ADDED_LATER and getattr(self, name) == field.default)
-        }
+        fields = type(self).model_fields.items()
+        left_out = {name for name, field in fields if not self._counts(name, field)}
         return self.model_dump(mode="json", exclude=left_out)
+
+    def _counts(self, name: str, field: FieldInfo) -> bool:
+        mark = field.json_schema_extra
+        if mark == ADDED_LATER:
+            return bool(getattr(self, name) != field.default)
+        if isinstance(mark, dict) and DISTILLED_BY in mark:
+            return self.distillation in cast("list[str]", mark[DISTILLED_BY])
+        return mark != NO_EFFECT_ON_OUTCOME

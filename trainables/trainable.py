@@ -31,6 +31,7 @@ class FinetuneTrainable(tune.Trainable):
         folder: Path of the cell's folder in the store.
         data_root: Folder of the dataset, or None for an embedded one.
         weights: Folder of the hosts' pretrained weights, or None to let timm fetch them.
+        teacher_folder: Folder of the cell's prerequisite in the store, or None.
         threads: CPU threads for torch.
         stop_file: When this file exists, the trial saves its state and ends.
         cpu, gpu: What the trial reserves; `gpu` may be a fraction.
@@ -58,6 +59,7 @@ class FinetuneTrainable(tune.Trainable):
             host_weights=Path(config["weights"]) if config["weights"] else None,
             device=torch.device("cuda" if config["gpu"] else "cpu"),
             threads=config["threads"],
+            teacher_folder=Path(config["teacher_folder"]) if config["teacher_folder"] else None,
         )
         state = self._folder.load_last()
         if state is not None:

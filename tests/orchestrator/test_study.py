@@ -4,7 +4,8 @@ import pytest
 import yaml
 
 from orchestrator.errors import UserError
-from orchestrator.study import SHIPPED, expand, load_study
+from orchestrator.study import SHIPPED, added_teachers, expand, load_study
+from trainables.cell import Cell
 
 MINIMAL = {
     "name": "minimal",
@@ -176,3 +177,63 @@ def test_a_file_that_is_not_yaml_is_named(tmp_path):
     path.write_text("grids: [")
     with pytest.raises(UserError, match=r"broken\.yaml is not valid YAML"):
         load_study(str(path))
+
+
+def distilling(**recipe) -> dict:
+    return {"quick": MINIMAL["recipes"]["quick"] | {"distillation": "dynamicvit"} | recipe}
+
+
+def test_the_baseline_of_the_study_is_the_teacher(write):
+    """Found by what it is, although it comes later and has fields of the recipe of its own."""
+    recipes = {
+        "quick": MINIMAL["recipes"]["quick"]
+        | {"method": {"dynamicvit": {"distillation": "dynamicvit", "lr": 0.1}}}
+    }
+    grids = [grid(method=["dynamicvit"], keep_rate=[0.5, 0.7], seed=[0, 1]), grid(method=["deit"])]
+    study = load_study(write(grids=grids, recipes=recipes))
+    cells = expand(study)
+    teachers = {cell.seed: cell.id for cell in cells if cell.method == "deit"}
+    students = [cell for cell in cells if cell.method == "dynamicvit"]
+    assert [cell.prerequisite for cell in students] == [teachers[cell.seed] for cell in students]
+    assert [cell.id for cell in added_teachers(study)] == [teachers[1]]  # Its seed has no grid.
+    assert cells[-1].id == teachers[1]
+    assert all(cell.prerequisite is None for cell in cells if cell.method == "deit")
+
+
+def test_who_the_teacher_is_decides_the_id(write):
+    grids = [grid(method=["dynamicvit"])]
+    path = write(grids=grids, recipes=distilling())
+
+    def student(*settings) -> Cell:
+        return expand(load_study(path, settings))[0]
+
+    ids = {
+        student(*settings).id
+        for settings in (
+            [],
+            ["recipes.quick.teacher=digits_small_patch4_32"],
+            ["recipes.quick.method={deit: {lr: 0.1}}"],
+            ["recipes.quick.teacher_tokens_weight=1.0"],
+            ["recipes.quick.distillation=none"],
+        )
+    }
+    assert len(ids) == 5
+    # These take part in other kinds of distillation only.
+    assert student("recipes.quick.distillation_tau=2.0").id == student().id
+    none = "recipes.quick.distillation=none"
+    assert student(none, "recipes.quick.teacher=x").id == student(none).id
+
+
+def test_a_pretrained_teacher_is_no_cell(write):
+    recipes = distilling(teacher="digits_{capacity}_patch4_32")
+    study = load_study(write(grids=[grid(method=["dynamicvit"])], recipes=recipes))
+    (cell,) = expand(study)
+    assert (cell.prerequisite, cell.teacher) == (None, "digits_tiny_patch4_32")
+    assert added_teachers(study) == []
+
+
+def test_a_baseline_on_another_host_is_refused_as_teacher(write):
+    recipes = distilling(method={"deit": {"image_size": 64}})
+    study = load_study(write(grids=[grid(method=["dynamicvit"])], recipes=recipes))
+    with pytest.raises(UserError, match=r"image_size of the teacher \S+ is 64, but must be that"):
+        expand(study)

@@ -43,3 +43,27 @@ def test_what_does_not_change_the_outcome_is_not_part_of_it():
 def test_the_default_of_a_field_added_later_leaves_older_ids_as_they_were():
     assert "repeated_augmentation" not in Recipe(repeated_augmentation=1).outcome()
     assert Recipe(repeated_augmentation=3).outcome()["repeated_augmentation"] == 3
+
+
+@pytest.mark.parametrize(
+    ("kind", "counting"),
+    [
+        ("none", set()),
+        ("soft", {"distillation_alpha", "distillation_tau"}),
+        ("hard", {"distillation_alpha"}),
+        (
+            "dynamicvit",
+            {
+                "classification_weight",
+                "teacher_logits_weight",
+                "teacher_tokens_weight",
+                "teacher_tokens_loss",
+            },
+        ),
+    ],
+)
+def test_fields_of_distillation_count_where_they_take_part(kind, counting):
+    undistilled = Recipe().outcome().keys()
+    always = set() if kind == "none" else {"distillation", "teacher"}
+    assert Recipe(distillation=kind).outcome().keys() - undistilled == counting | always
+    assert "lr" in undistilled

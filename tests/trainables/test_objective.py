@@ -1,0 +1,153 @@
+"""A cell's loss, with and without a teacher, against arrays of the published study."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from timm.models import VisionTransformer
+
+from reduction import ReductionTrace
+from trainables.distillation import Lesson, Teacher, kept_tokens_loss
+from trainables.objective import Objective
+
+PLAIN = {"mixup": 0, "cutmix": 0, "label_smoothing": 0}
+MIXED = {"mixup": 0.8}
+"""Mixing takes probabilities as targets."""
+
+
+@pytest.fixture(scope="module")
+def arrays(reference):
+    with np.load(reference / "training_A.npz") as stored:
+        return {name: torch.from_numpy(stored[name]) for name in stored.files}
+
+
+@pytest.fixture(scope="module")
+def facts(reference):
+    return json.loads((reference / "training_A.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def images(reference):
+    with np.load(reference / "images_A.npz") as stored:
+        return torch.from_numpy(stored["images"]).float()
+
+
+@pytest.fixture(scope="module")
+def teacher(arrays):
+    network = VisionTransformer(embed_dim=48, depth=12, num_heads=3, num_classes=10)
+    prefix = "teacher_weights/"
+    weights = {name.removeprefix(prefix): array for name, array in arrays.items() if prefix in name}
+    network.load_state_dict(weights)
+    return network
+
+
+def make_trace(decisions, tokens):
+    return ReductionTrace(
+        stages=(3, 6, 9), decisions=dict(zip((3, 6, 9), decisions, strict=True)), features=tokens
+    )
+
+
+def total(terms):
+    return sum(term.item() for term in terms.values())
+
+
+@pytest.mark.parametrize(
+    ("key", "labels", "fields"),
+    [
+        ("ce_mse", "hard_labels", PLAIN),
+        ("ce_kl", "hard_labels", PLAIN | {"teacher_tokens_loss": "kl"}),
+        ("soft_mse", "soft_labels", MIXED),
+        ("soft_kl", "soft_labels", MIXED | {"teacher_tokens_loss": "kl"}),
+        (
+            "ce_mse_weights_1_0.25_3_0.7",
+            "hard_labels",
+            PLAIN
+            | {
+                "keep_rate_weight": 1.0,
+                "teacher_logits_weight": 0.25,
+                "teacher_tokens_weight": 3.0,
+                "classification_weight": 0.7,
+            },
+        ),
+        ("ce_mse_empty_mask", "hard_labels", PLAIN),
+    ],
+)
+def test_dynamicvit_s_loss(make_cell, arrays, facts, key, labels, fields):
+    """The arrays decide on the kept tokens apart from the last stage's decision."""
+    cell = make_cell("dynamicvit", keep_rate=0.7, distillation="dynamicvit", **fields)
+    inputs = {n.removeprefix("losses/"): array for n, array in arrays.items() if "losses/" in n}
+    trace = make_trace([inputs[f"keep{stage}"] for stage in range(3)], inputs["tokens"])
+    lesson = Lesson(inputs["teacher_logits"], inputs["teacher_tokens"])
+    terms = Objective(cell, "single_label")(inputs["logits"], trace, lesson, inputs[labels])
+    mask = inputs["mask"][..., 0] * ("empty" not in key)
+    distance = kept_tokens_loss(
+        inputs["tokens"], inputs["teacher_tokens"], mask, cell.recipe.teacher_tokens_loss
+    )
+    terms["teacher's tokens"] = cell.recipe.teacher_tokens_weight * distance
+    assert total(terms) == pytest.approx(facts["losses/dynamicvit"][key], rel=1e-5)
+
+
+def test_the_teacher_s_logits_and_tokens(teacher, arrays, images):
+    lesson = Teacher(teacher.train(), with_patches=True)(images)
+    torch.testing.assert_close(lesson.logits, arrays["teacher/logits"], rtol=0, atol=5e-5)
+    expected = arrays["teacher/tokens_first16"]
+    torch.testing.assert_close(lesson.patches[:, :16], expected, rtol=0, atol=5e-5)
+    assert torch.equal(Teacher(teacher, with_patches=False)(images).logits, lesson.logits)
+
+
+def test_a_whole_pass_of_dynamicvit(make_cell, teacher, arrays, facts, images):
+    """From the teacher's weights and the student's pass to the sum of all terms."""
+    cell = make_cell("dynamicvit", keep_rate=0.7, distillation="dynamicvit", **PLAIN)
+    prefix = "train_forward/"
+    trace = make_trace(
+        [arrays[f"{prefix}stage{stage}_keep"] for stage in range(3)], arrays[f"{prefix}tokens"]
+    )
+    lesson = Teacher(teacher, with_patches=True)(images)
+    labels = torch.tensor(facts[f"{prefix}labels"])
+    terms = Objective(cell, "single_label")(arrays[f"{prefix}logits"], trace, lesson, labels)
+    assert list(terms) == ["classification", "keep rate", "teacher's logits", "teacher's tokens"]
+    assert total(terms) == pytest.approx(facts[f"{prefix}total_loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "alpha", "tau"),
+    [("soft", 0.5, 1.0), ("soft", 0.3, 3.0), ("hard", 0.5, 1.0), ("hard", 0.3, 3.0)],
+)
+def test_deit_s_loss(make_cell, arrays, facts, kind, alpha, tau):
+    cell = make_cell(distillation=kind, distillation_alpha=alpha, distillation_tau=tau, **PLAIN)
+    logits, distilled, example = (
+        arrays[f"losses/{name}"] for name in ("logits", "kd_logits", "teacher_logits")
+    )
+    terms = Objective(cell, "single_label")(
+        (logits, distilled), None, Lesson(example, None), arrays["losses/hard_labels"]
+    )
+    expected = facts["losses/distillation"][f"{kind}_alpha{alpha}_tau{tau}"]
+    assert total(terms) == pytest.approx(expected, rel=1e-5)
+
+
+def test_nobody_is_asked_for_a_gradient_but_the_student(make_cell, teacher, arrays, images):
+    cell = make_cell("dynamicvit", keep_rate=0.7, distillation="dynamicvit", **PLAIN)
+    decisions = [arrays[f"losses/keep{stage}"].clone().requires_grad_() for stage in range(3)]
+    tokens, logits = (arrays[f"losses/{n}"].clone().requires_grad_() for n in ("tokens", "logits"))
+    lesson = Lesson(arrays["losses/teacher_logits"], arrays["losses/teacher_tokens"])
+    labels = arrays["losses/hard_labels"]
+    terms = Objective(cell, "single_label")(logits, make_trace(decisions, tokens), lesson, labels)
+    terms["teacher's tokens"].backward()
+    dropped = decisions[2] == 0
+    assert tokens.grad[~dropped].abs().min() > 0
+    assert tokens.grad[dropped].abs().max() == 0
+    assert all(decision.grad is None for decision in decisions)
+    assert not Teacher(teacher, with_patches=True)(images).patches.requires_grad
+
+
+def test_the_loss_is_in_float32_under_autocast(make_cell, arrays):
+    cell = make_cell("dynamicvit", distillation="dynamicvit", **PLAIN)
+    halves = {name: arrays[f"losses/{name}"].bfloat16() for name in ("logits", "tokens")}
+    lesson = Lesson(
+        arrays["losses/teacher_logits"].bfloat16(), arrays["losses/teacher_tokens"].bfloat16()
+    )
+    trace = make_trace([arrays[f"losses/keep{s}"] for s in range(3)], halves["tokens"])
+    labels = arrays["losses/hard_labels"]
+    terms = Objective(cell, "single_label")(halves["logits"], trace, lesson, labels)
+    assert {term.dtype for term in terms.values()} == {torch.float32}
