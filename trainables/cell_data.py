@@ -1,5 +1,6 @@
 """The data of one cell: its dataset's splits behind its recipe's transforms."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from torch.utils.data import DataLoader
@@ -7,6 +8,7 @@ from torch.utils.data import DataLoader
 from trainables.cell import Cell
 from trainables.data import open_dataset
 from trainables.data.base import Split
+from trainables.data.cache import cached, prepare
 from trainables.data.loader import batch_sizes, eval_loader, holdout_split, train_loader
 from trainables.data.transforms import eval_transform, train_transform
 from trainables.host import host_mean_std
@@ -35,6 +37,8 @@ class CellData:
         self._mean_std = host_mean_std(cell.host, host_weights)
         self._ranks = ranks
         self.dataset = open_dataset(cell.dataset, data_root)
+        if cell.recipe.cache is not None:
+            self.dataset = cached(self.dataset, cell.recipe.cache)
         self.train: Split = self.dataset.train
         self.selecting: Split = self.dataset.val
         if cell.recipe.select_on == "holdout":
@@ -44,6 +48,16 @@ class CellData:
             len(self.train), recipe.batch_size, repeats=recipe.repeated_augmentation
         )
         self.batches_per_epoch, self.batch_images = len(sizes), sizes[0]
+
+    def prepare_training(self) -> Iterator[str]:
+        """Make the images that training needs ready to be read.
+
+        Yields:
+            Words on what is going on, often; none where there is nothing to do.
+        """
+        if self._cell.recipe.epochs:
+            yield from prepare(self.train)
+        yield from prepare(self.selecting)
 
     def train_batches(self, epoch: int, start_batch: int = 0) -> DataLoader:
         """Return this rank's shards of the epoch's augmented batches, from `start_batch` on."""
@@ -62,7 +76,12 @@ class CellData:
         )
 
     def eval_batches(self, split: Split, batch_size: int) -> DataLoader:
-        """Return the batches of this rank's stride of a split, without randomness, in order."""
+        """Return the batches of this rank's stride of a split, without randomness, in order.
+
+        Images that are not ready are made so first.
+        """
+        for _ in prepare(split):
+            pass
         recipe = self._cell.recipe
         return eval_loader(
             split,

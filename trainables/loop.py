@@ -102,6 +102,7 @@ class Finetuning:
         self._lr: float | None = None
         self._loading: Iterator[Any] | None = None
         self.data = CellData(cell, data_root, host_weights, ranks)
+        self._preparing = self.data.prepare_training()
         self._steps_per_epoch = math.ceil(self.data.batches_per_epoch / cell.recipe.accumulation)
         self.total_steps = self._steps_per_epoch * cell.recipe.epochs
         self._set_up_training(host_weights)
@@ -150,19 +151,23 @@ class Finetuning:
             `epochs`, `step`, `total_steps`, `loss` (mean over this call's steps) and its
             `loss_terms`, `lr` (highest of the last step), `metric`, `accuracy` and
             `best_accuracy` (percent), `images_per_second`, `data_wait` (share of the training
-            time), `epoch_ended`, `best_improved` and `finished`. None where there is no value.
+            time), `preparing` (words on the images where they had to be made ready: then there is
+            no training yet), `epoch_ended`, `best_improved` and `finished`. None where there is no
+            value.
 
         Raises:
             NonFiniteError: If a loss, the gradients or an evaluation's logits are infinite or not
                 a number. The weights are lost; those of any earlier step are good.
         """
         progress, ended, improved = _Progress(), False, False
-        if not self.finished:
+        preparing = None if self.finished else self._prepare(until)
+        if not (self.finished or preparing):
             self._train_stretch(until, progress)
             ended = self.step % self._steps_per_epoch == 0
             improved = ended and self._evaluate()
         return {
             **progress.report(),
+            "preparing": preparing,
             "epoch": self._epoch,
             "epochs": self.cell.recipe.epochs,
             "step": self.step,
@@ -218,6 +223,15 @@ class Finetuning:
     @property
     def _epoch(self) -> int:
         return self.step // self._steps_per_epoch
+
+    def _prepare(self, until: Callable[[], bool]) -> str | None:
+        """Make the images ready, or stop where `until()` holds; return words if that took any."""
+        words = None
+        for words in self._preparing:
+            if until():
+                break
+        others = self._ranks.any(words is not None)
+        return words or ("waiting for another worker's images" if others else None)
 
     def _train_stretch(self, until: Callable[[], bool], progress: _Progress) -> None:
         """Do optimiser steps until the epoch ends or `until()` holds."""

@@ -43,6 +43,9 @@ class Recipe(BaseModel):
     """Side of the square input, in pixels."""
     crop_ratio: Annotated[float, Field(gt=0, le=1)] = 0.875
     """Evaluation: share of the resized image's side that the centre crop keeps."""
+    cache: Annotated[int, Field(gt=0)] | None = Field(default=None, json_schema_extra=ADDED_LATER)
+    """Shorter side, in pixels, to which images are reduced before all else; they are kept so in
+    one file a node. None reads and decodes the image files each time."""
 
     # Optimiser
     lr: Positive = 1e-3
@@ -169,6 +172,10 @@ class Recipe(BaseModel):
         if self.batch_size % 2 and (self.mixup or self.cutmix):
             raise ValueError(
                 f"batch_size is {self.batch_size}, but must be even with mixup or cutmix"
+            )
+        if self.cache is not None and self.cache < self.image_size:
+            raise ValueError(
+                f"cache is {self.cache}, but must be at least image_size ({self.image_size})"
             )
         if self.crop_scale[0] > self.crop_scale[1]:
             raise ValueError(f"crop_scale is {self.crop_scale}, but must ascend")

@@ -22,9 +22,13 @@ class FileSplit(LabelledSplit):
     names: Sequence[str]
     """Path of each image, relative to `root`."""
 
+    def name(self, index: int) -> str:
+        """Return the path of image `index` relative to `root`."""
+        return self.names[index]
+
     def image(self, index: int) -> Image.Image:
         """Decode image `index`; raises `UnreadableImage`."""
-        return read_image(self.root / self.names[index])
+        return read_image(self.root / self.name(index))
 
 
 def read_image(path: Path) -> Image.Image:
