@@ -86,10 +86,12 @@ class Progress:
     def tick(self) -> None:
         """Draw; off a terminal only when a minute has passed."""
         if self._live is not None:
-            self._live.update(Group(self._headline(), self._table()), refresh=True)
+            lines = map(Text, self._preparations())
+            self._live.update(Group(self._headline(), self._table(), *lines), refresh=True)
         elif not self._quiet and time.monotonic() - self._told >= QUIET_SECONDS:
             self._told = time.monotonic()
-            self.note(self._headline().plain)
+            for line in (self._headline().plain, *self._preparations()):
+                self.note(line)
 
     def summary(self) -> str:
         """Return the cells counted by state, such as `5 done, 2 running, 16 pending`."""
@@ -106,6 +108,11 @@ class Progress:
         if (left := self._seconds_left()) is not None:
             parts.append(f"about {_duration(left)} left")
         return Text(" · ".join(parts))
+
+    def _preparations(self) -> list[str]:
+        """Return what running cells do before they train, each once."""
+        found = (report["preparing"] for report in self._reports.values())
+        return [words for words in dict.fromkeys(found) if words]
 
     def _seconds_left(self) -> float | None:
         unfinished = {c: w for c, w in self._work.items() if self._states[c] not in _ENDED}

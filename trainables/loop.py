@@ -227,7 +227,8 @@ class Finetuning:
     def _prepare(self, until: Callable[[], bool]) -> str | None:
         """Make the images ready, or stop where `until()` holds; return words if that took any."""
         words = None
-        for words in self._preparing:
+        while said := next(self._preparing, None):
+            words = said
             if until():
                 break
         others = self._ranks.any(words is not None)

@@ -18,6 +18,7 @@ REPORT = {
     "metric": "top1",
     "accuracy": 75.0,
     "images_per_second": 120.0,
+    "preparing": None,
 }
 
 
@@ -77,6 +78,24 @@ def test_a_terminal_shows_the_running_cells(clock):
     text = printed.getvalue()
     for part in ("b-cell", "starting", "a-cell", "1.0/2", "1.250", "top1 75.0 %", "120"):
         assert part in text
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_what_cells_prepare_is_told_once(clock, terminal):
+    states = dict.fromkeys("abc", CellState.PENDING)
+    progress, printed = make(states, dict.fromkeys(states, 1.0), terminal=terminal)
+    with progress:
+        for cell, words in (("a", "building a cache"), ("b", "waiting [1]"), ("c", "waiting [1]")):
+            progress.set_state(cell, RUNNING)
+            progress.report(cell, REPORT | {"images_per_second": None, "preparing": words})
+        clock.now += 60
+        progress.tick()
+    lines = printed.getvalue().splitlines()
+    counts = [
+        sum(words in line for line in lines) for words in ("study: ", "building", "waiting [1]")
+    ]
+    assert counts == [counts[0]] * 3
+    assert counts[0] > 0
 
 
 def test_states_are_counted_in_order(clock):

@@ -20,6 +20,7 @@ def test_defaults_are_the_published_values():
         ({"epochs": 5, "warmup_epochs": 6}, "warmup_epochs is 6, but must be at most epochs (5)"),
         ({"batch_size": 33}, "batch_size is 33, but must be even with mixup or cutmix"),
         ({"crop_scale": (0.9, 0.5)}, "crop_scale is (0.9, 0.5), but must ascend"),
+        ({"cache": 200}, "cache is 200, but must be at least image_size (224)"),
         ({"rand_augment": "augmix-m5"}, "String should match pattern '^rand-'"),
         ({"epoch": 3}, "Extra inputs are not permitted"),
     ],

@@ -1,6 +1,7 @@
 """The building of an image cache, by all cores of a node."""
 
 import errno
+import math
 import os
 import shutil
 import zlib
@@ -133,7 +134,7 @@ class _Building:
         yield from DataLoader(
             range(len(self.split)),  # type: ignore[arg-type]
             batch_size=CHUNK,
-            num_workers=len(os.sched_getaffinity(0)),
+            num_workers=min(len(os.sched_getaffinity(0)), math.ceil(len(self.split) / CHUNK)),
             collate_fn=work,
             # Without a generator of its own, it draws from PyTorch's global one.
             generator=torch.Generator(),
