@@ -36,7 +36,9 @@ class CellRecord:
     error: str | None = None
     """Why the cell failed, if it did."""
     progress: Mapping[str, Any] = field(default_factory=dict)
-    """`epoch` and `epochs`: how far the training is."""
+    """How far the training is (`epoch`, `epochs`), how many attempts ended on a number that is not
+    finite and what that changed (`not_finite`, `gentler`), and what a trained cell took
+    (`train_seconds`, `data_wait`)."""
 
 
 @dataclass(frozen=True)

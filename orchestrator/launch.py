@@ -61,6 +61,9 @@ class Launch:
     def _train(self, cluster: Cluster, on_gpu: bool) -> None:
         store = self.selection.store
         failed = [cell.id for cell in self.work.train if store.cell(cell.id).error()]
+        if self.options.retry_failed:
+            for cell_id in failed:
+                store.cell(cell_id).forget_attempts()
         Training(
             store=store,
             cluster=cluster,

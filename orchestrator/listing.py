@@ -33,6 +33,7 @@ def status_view(store: Store) -> Group:
     ]
     failed = [cell for cell in cells if shown[cell.id] == CellState.FAILED]
     lines += [f"failed: {cell.id}: {cell.reason()} (see {cell.error_file})" for cell in failed]
+    lines += [f"gentler: {cell.id}: {gentler}" for cell in cells if (gentler := cell.gentler())]
     running = [cell for cell in cells if shown[cell.id] == RUNNING]
     texts = [Text(line) for line in lines]  # Not markup: reasons may hold brackets.
     return Group(*texts, *([cells_table(store, running)] if running else []))
@@ -47,7 +48,7 @@ def cells_table(store: Store, cells: Sequence[StoredCell]) -> Table:
         report = cell.last_report()
         table.add_row(
             cell.id,
-            shown_state(store, cell),
+            ", gentler: ".join(filter(None, (shown_state(store, cell), cell.gentler()))),
             f"{report['epoch']}/{report['epochs']}" if report else "",
             f"{report['loss']:.3f}" if report.get("loss") is not None else "",
             _reached(cell, report.get("best_accuracy")),

@@ -128,7 +128,7 @@ class Progress:
     def _table(self) -> Table:
         running = [cell for cell, state in self._states.items() if state == RUNNING]
         table = Table(box=None, pad_edge=False, show_header=bool(running))
-        for column in ("cell", "epoch", "loss", "metric", "images/s"):
+        for column in ("cell", "epoch", "loss", "metric", "images/s", "data wait"):
             table.add_column(column, justify="left" if column == "cell" else "right")
         for cell in running[:ROWS_SHOWN]:
             report = self._reports.get(cell)
@@ -139,13 +139,14 @@ class Progress:
 _ENDED = {str(CellState.DONE), str(CellState.TRAINED), str(CellState.FAILED), EVALUATING}
 
 
-def _facts(report: Mapping[str, Any]) -> tuple[str, str, str, str]:
+def _facts(report: Mapping[str, Any]) -> tuple[str, ...]:
     loss, accuracy = report["loss"], report["accuracy"]
     return (
         f"{_share_done(report) * report['epochs']:.1f}/{report['epochs']}",
         f"{loss:.3f}" if loss is not None else "",
         f"{report['metric']} {accuracy:.1f} %" if accuracy is not None else "",
         f"{report['images_per_second'] or 0.0:,.0f}",
+        f"{report['data_wait'] or 0.0:.0%}",
     )
 
 

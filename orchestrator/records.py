@@ -12,6 +12,7 @@ def record_of(stored: StoredCell) -> CellRecord:
     cell = stored.cell()
     state = stored.state()
     report = stored.last_report()
+    result = stored.result() or {}
     return CellRecord(
         cell_id=cell.id,
         dataset=cell.dataset,
@@ -25,7 +26,13 @@ def record_of(stored: StoredCell) -> CellRecord:
         state=str(state),
         metrics=(stored.evaluation() or {}) if state is CellState.DONE else {},
         error=stored.reason() if state is CellState.FAILED else None,
-        progress={"epoch": report.get("epoch", 0), "epochs": cell.recipe.epochs},
+        progress={
+            "epoch": report.get("epoch", 0),
+            "epochs": cell.recipe.epochs,
+            "not_finite": len(stored.attempts()),
+            "gentler": stored.gentler(),
+            **{name: result.get(name) for name in ("train_seconds", "data_wait")},
+        },
     )
 
 

@@ -18,6 +18,7 @@ from typing import IO, Any
 
 import yaml
 
+from orchestrator.attempts import changes_in_words
 from orchestrator.errors import UserError
 from orchestrator.evaluation_folder import EvaluationFolder
 from trainables.cell import Cell
@@ -28,6 +29,7 @@ from trainables.files import (
     read_sealed_json,
     write_atomic,
 )
+from trainables.gentler import changes_after
 
 LOCK_TRIES = 10
 
@@ -160,6 +162,7 @@ class StoredCell(CellFolder):
         try:
             trained = self.result() is not None
             evaluated = all(f.metrics() is not None for f in self.evaluations().values())
+            self.attempts()
         except DamagedFileError:
             return CellState.DAMAGED
         if trained and evaluated:
@@ -217,6 +220,16 @@ class StoredCell(CellFolder):
         """Return the last line of what went wrong."""
         return (self.error() or "").strip().splitlines()[-1]
 
+    def gentler(self) -> str | None:
+        """Return how the training was or is to be gentler than asked for, None if it is not."""
+        attempts = self.attempts()
+        return changes_in_words(changes_after(self.cell().recipe, len(attempts))) or None
+
+    def forget_attempts(self) -> None:
+        """Begin the training anew, as it was asked for, if attempts at it were not finite."""
+        if self.attempts():
+            self.discard_training()
+
     def write_error(self, text: str) -> None:
         """Declare the cell failed."""
         write_atomic(self.error_file, f"{_COLORS.sub('', text.strip())}\n".encode())
@@ -239,6 +252,7 @@ class StoredCell(CellFolder):
         """Remove what is damaged, together with all that was made from it; return what it was."""
         damaged = self.damaged_states()
         try:
+            self.attempts()
             if self.result() is not None:
                 self.load_best()
         except DamagedFileError as error:

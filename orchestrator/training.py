@@ -9,6 +9,7 @@ from typing import Any
 from ray import tune
 from ray.tune.experiment import Trial
 
+from orchestrator.attempts import attempt_in_words, lost_in_words
 from orchestrator.cluster import Cluster
 from orchestrator.errors import UserError
 from orchestrator.interrupts import Interrupts
@@ -146,6 +147,12 @@ class TrialObserver(tune.Callback):
         """Show what the cell has reached; one that was stopped before it began has nothing."""
         if "step" in result:
             self._progress.report(trial.trial_id, result)
+        if "attempt_ended" in result and not result["done"]:
+            stored = self._store.cell(trial.trial_id)
+            self._progress.note(
+                f"{trial.trial_id}: {attempt_in_words(stored.attempts()[-1])}; "
+                f"going on from its last good state with {stored.gentler()}"
+            )
 
     def on_trial_complete(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
@@ -155,6 +162,8 @@ class TrialObserver(tune.Callback):
             self._progress.set_state(trial.trial_id, CellState.INTERRUPTED)
         if trial.last_result.get("finished"):
             self._on_trained(trial.trial_id)
+        if "attempt_ended" in trial.last_result:
+            self._fail(trial.trial_id, lost_in_words(self._store.cell(trial.trial_id).attempts()))
 
     def on_trial_recover(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
@@ -175,15 +184,18 @@ class TrialObserver(tune.Callback):
         stored = self._store.cell(trial.trial_id)
         reason = _reason(trial)
         stored.append_log({"event": "failed", "attempt": trial.num_failures, "error": reason})
-        stored.write_error(f"training failed {trial.num_failures} times; the last time:\n{reason}")
-        self._progress.set_state(trial.trial_id, CellState.FAILED)
-        self._progress.note(
-            f"{trial.trial_id}: failed ({_last_line(reason)}); see {stored.path / 'error.txt'}"
-        )
+        text = f"training failed {trial.num_failures} times; the last time:\n{reason}"
+        self._fail(trial.trial_id, text)
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         """Let the other work go on."""
         self._on_tick()
+
+    def _fail(self, cell_id: str, text: str) -> None:
+        stored = self._store.cell(cell_id)
+        stored.write_error(text)
+        self._progress.set_state(cell_id, CellState.FAILED)
+        self._progress.note(f"{cell_id}: failed ({stored.reason()[:200]}); see {stored.error_file}")
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune stores its callbacks for a restore, which a launch never does.

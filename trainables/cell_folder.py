@@ -4,6 +4,7 @@
             log.jsonl     one line a report
             last/         resume state: state-STEP.pt and its sealed state-STEP.json
             best/         model.safetensors and its sealed meta.json
+            attempts.json sealed: attempts that ended on a number that is not finite, if any did
             result.json   sealed, written last: the cell is trained
             error.txt     why the cell failed, if it did
 
@@ -69,6 +70,12 @@ class CellFolder:
                 continue
         return None
 
+    def discard_states(self, from_step: int) -> None:
+        """Remove the resume states of `from_step` optimiser steps and more."""
+        for name in self._steps():
+            if int(name.removeprefix("state-")) >= from_step:
+                self._remove_state(name)
+
     def damaged_states(self) -> list[DamagedFileError]:
         """Remove the resume states that are damaged; return what they were."""
         damaged = []
@@ -96,6 +103,29 @@ class CellFolder:
             raise DamagedFileError(self.path / "best" / "meta.json", "it is missing")
         return read_checked(self.path / "best" / "model.safetensors", record["sha256"])
 
+    def best_meta(self) -> dict[str, Any] | None:
+        """Return the record of the best weights so far, None where it is missing or damaged."""
+        try:
+            record = read_sealed_json(self.path / "best" / "meta.json")
+        except DamagedFileError:
+            return None
+        return record and {key: value for key, value in record.items() if key != "sha256"}
+
+    def attempts(self) -> list[dict[str, Any]]:
+        """Return the attempts that ended on a number that is not finite, as they were added.
+
+        Raises:
+            DamagedFileError: Their record is damaged.
+        """
+        record = read_sealed_json(self.path / "attempts.json")
+        return record["attempts"] if record else []
+
+    def add_attempt(self, attempt: dict[str, Any]) -> None:
+        """Record an attempt that ended, in `attempts.json` and in the log."""
+        attempts = [*self.attempts(), attempt]
+        write_sealed_json(self.path / "attempts.json", {"attempts": attempts})
+        self.append_log({"event": "not finite", **attempt})
+
     def append_log(self, report: Mapping[str, Any]) -> None:
         """Add one line to `log.jsonl`, stamped with the time in seconds since the epoch."""
         append_line(self.path / "log.jsonl", json.dumps({"time": time.time(), **report}))
@@ -118,6 +148,8 @@ class CellFolder:
         (self.path / "result.json").unlink(missing_ok=True)
         for name in ("last", "best"):
             shutil.rmtree(self.path / name, ignore_errors=True)
+        # Last: a state must never outlive the record of how gently it was trained.
+        (self.path / "attempts.json").unlink(missing_ok=True)
 
     def _steps(self) -> list[str]:
         return sorted((path.stem for path in self.path.glob("last/state-*.pt")), reverse=True)

@@ -101,6 +101,7 @@ class Finetuning:
         self._best_weights: Weights | None = None
         self._lr: float | None = None
         self._loading: Iterator[Any] | None = None
+        self._spent = {"seconds": 0.0, "waited": 0.0}
         self.data = CellData(cell, data_root, host_weights, ranks)
         self._preparing = self.data.prepare_training()
         self._steps_per_epoch = math.ceil(self.data.batches_per_epoch / cell.recipe.accumulation)
@@ -163,6 +164,8 @@ class Finetuning:
         preparing = None if self.finished else self._prepare(until)
         if not (self.finished or preparing):
             self._train_stretch(until, progress)
+            self._spent["seconds"] += progress.seconds
+            self._spent["waited"] += progress.waited
             ended = self.step % self._steps_per_epoch == 0
             improved = ended and self._evaluate()
         return {
@@ -181,9 +184,14 @@ class Finetuning:
             "finished": self.finished,
         }
 
+    def close(self) -> None:
+        """End the processes that load data, if any; a later `run` starts new ones."""
+        self._loading = None
+
     def result(self) -> dict[str, Any]:
         """Return the training's outcome: the best epoch's accuracy, and how it was selected."""
         recipe, best = self.cell.recipe, self._best_meta or {}
+        seconds = self._spent["seconds"]
         return {
             "metric": self.data.dataset.metric,
             "accuracy": best.get("accuracy"),
@@ -194,6 +202,8 @@ class Finetuning:
             "epochs": recipe.epochs,
             "total_steps": self.total_steps,
             "train_images": len(self.data.train),
+            "train_seconds": seconds,
+            "data_wait": self._spent["waited"] / seconds if seconds else None,
         }
 
     def state_dict(self) -> dict[str, Any]:
@@ -202,6 +212,7 @@ class Finetuning:
             "step": self.step,
             "accuracy": self.accuracy,
             "best": self._best_meta,
+            "spent": dict(self._spent),
             "model": self.model.state_dict(),
             "ema": self.ema.module.state_dict() if self.ema else None,
             "moments": self._optimizer.state_dict()["state"],
@@ -212,6 +223,7 @@ class Finetuning:
         """Go on from a state of the same cell; rates and decay stay those of this recipe."""
         self.step, self.accuracy = state["step"], state["accuracy"]
         self._best_meta, self._best_weights = state["best"], None
+        self._spent = dict(state["spent"])
         self._loading = None
         self.model.load_state_dict(state["model"])
         if self.ema:

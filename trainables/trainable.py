@@ -2,10 +2,12 @@
 
 The cell's folder in the store is the truth. Tune keeps no checkpoints of its own: whenever a
 trial starts, for the first time, after a crash or in a new launch, it goes on from the newest
-whole state in the folder.
+whole state in the folder. So does an attempt that ends on a number that is not finite, but in
+the same process and gentler: the folder tells how often that has happened.
 """
 
 import io
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,8 @@ from safetensors.torch import save as save_safetensors
 
 from trainables.cell import Cell
 from trainables.cell_folder import CellFolder
+from trainables.finite import NonFiniteError
+from trainables.gentler import changes_after, lost_after, with_changes
 from trainables.loop import Finetuning
 
 REPORT_SECONDS = 15.0
@@ -43,28 +47,20 @@ class FinetuneTrainable(tune.Trainable):
         return tune.PlacementGroupFactory([{"CPU": config["cpu"], "GPU": config["gpu"]}])
 
     def setup(self, config: dict[str, Any]) -> None:
-        """Open the cell and go on from its newest whole state, unless the study is stopping."""
+        """Note what to train; the first step opens it."""
         self._cell_id = config["cell_id"]
-        self._stop_file = Path(config["stop_file"])
-        self._finetuning: Finetuning | None = None
-        if self._stopping():
-            return
-        cell = Cell.model_validate(config["cell"])
-        self._checkpoint_seconds = cell.recipe.checkpoint_minutes * 60
-        self._saved_at = time.monotonic()
+        self._cell = Cell.model_validate(config["cell"])
         self._folder = CellFolder(Path(config["folder"]))
-        self._finetuning = finetuning = Finetuning(
-            cell,
-            data_root=Path(config["data_root"]) if config["data_root"] else None,
-            host_weights=Path(config["weights"]) if config["weights"] else None,
-            device=torch.device("cuda" if config["gpu"] else "cpu"),
-            threads=config["threads"],
-            teacher_folder=Path(config["teacher_folder"]) if config["teacher_folder"] else None,
-        )
-        state = self._folder.load_last()
-        if state is not None:
-            finetuning.load_state_dict(torch.load(io.BytesIO(state), weights_only=True))
-        self._first_step = finetuning.step
+        self._place: dict[str, Any] = {
+            "data_root": Path(config["data_root"]) if config["data_root"] else None,
+            "host_weights": Path(config["weights"]) if config["weights"] else None,
+            "device": torch.device("cuda" if config["gpu"] else "cpu"),
+            "threads": config["threads"],
+            "teacher_folder": Path(config["teacher_folder"]) if config["teacher_folder"] else None,
+        }
+        self._stop_file = Path(config["stop_file"])
+        self._checkpoint_seconds = self._cell.recipe.checkpoint_minutes * 60
+        self._finetuning: Finetuning | None = None
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Start another cell in this process, which already holds torch and timm."""
@@ -73,25 +69,38 @@ class FinetuneTrainable(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         """Train until something is worth reporting; save when it is time to."""
+        if self._finetuning is None:
+            if self._stopping():
+                return {"interrupted": True, "finished": False, "done": True}
+            self._finetuning = self._begin_attempt()
         finetuning = self._finetuning
-        if finetuning is None:
-            return {"interrupted": True, "finished": False, "done": True}
-        deadline = time.monotonic() + REPORT_SECONDS
-        report = finetuning.run(until=lambda: self._stopping() or time.monotonic() > deadline)
+        checkpoint_due = self._saved_at + self._checkpoint_seconds
+        deadline = min(time.monotonic() + REPORT_SECONDS, checkpoint_due)
+        try:
+            report = finetuning.run(until=lambda: self._stopping() or time.monotonic() > deadline)
+        except NonFiniteError as error:
+            finetuning.close()
+            return self._end_attempt(error)
         stopping = self._stopping()
         if report["best_improved"]:
             weights, meta = finetuning.best
             self._folder.save_best(save_safetensors(weights), meta)
-        if report["epoch_ended"] or stopping or self._checkpoint_due():
+        if report["epoch_ended"] or stopping or time.monotonic() > checkpoint_due:
             self._save(finetuning)
         self._folder.append_log(report)
         if report["finished"]:
-            self._folder.write_result(finetuning.result())
+            self._folder.write_result(
+                finetuning.result()
+                | {"attempts": self._folder.attempts(), "gentler": self._changes}
+            )
+        done = report["finished"] or stopping
+        if done:
+            finetuning.close()
         return {
             **report,
             "first_step": self._first_step,
             "interrupted": stopping,
-            "done": report["finished"] or stopping,
+            "done": done,
         }
 
     def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
@@ -101,6 +110,39 @@ class FinetuneTrainable(tune.Trainable):
     def load_checkpoint(self, checkpoint: dict[str, Any] | None) -> None:
         """Ignore Tune's pointer, which may be old: `setup` has loaded the newest state."""
 
+    def _begin_attempt(self) -> Finetuning:
+        """Go on from the newest whole state, as gently as the attempts so far ask for."""
+        self._changes = changes_after(self._cell.recipe, len(self._folder.attempts()))
+        self._saved_at = time.monotonic()
+        finetuning = Finetuning(with_changes(self._cell, self._changes), **self._place)
+        saved = self._folder.load_last()
+        if saved is not None:
+            state = torch.load(io.BytesIO(saved), weights_only=True)
+            # An attempt that ended after this state may have found better weights than it knows.
+            state["best"] = self._folder.best_meta() or state["best"]
+            finetuning.load_state_dict(state)
+        self._first_step = finetuning.step
+        return finetuning
+
+    def _end_attempt(self, error: NonFiniteError) -> dict[str, Any]:
+        """Record an attempt that ended; the next step begins a gentler one, if one is left."""
+        # Before the record: a crash between the two must not cost an attempt. The state at the
+        # step that failed is at fault, and would fail there again.
+        self._folder.discard_states(from_step=error.step)
+        attempts = len(self._folder.attempts()) + 1
+        self._folder.add_attempt(
+            {
+                "attempt": attempts,
+                "gentler": self._changes,
+                "first_step": self._first_step,
+                "step": error.step,
+                "found": {n: x if math.isfinite(x) else str(x) for n, x in error.found.items()},
+            }
+        )
+        self._finetuning = None
+        lost = lost_after(self._cell.recipe, attempts)
+        return {"attempt_ended": attempts, "finished": False, "done": lost}
+
     def _save(self, finetuning: Finetuning) -> None:
         buffer = io.BytesIO()
         torch.save(finetuning.state_dict(), buffer)
@@ -109,9 +151,6 @@ class FinetuneTrainable(tune.Trainable):
 
     def _stopping(self) -> bool:
         return self._stop_file.exists()
-
-    def _checkpoint_due(self) -> bool:
-        return time.monotonic() - self._saved_at > self._checkpoint_seconds
 
     def __repr__(self) -> str:
         return getattr(self, "_cell_id", type(self).__name__)

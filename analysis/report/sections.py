@@ -73,7 +73,7 @@ def accuracy(records: Sequence[CellRecord]) -> str:
 def cells(records: Sequence[CellRecord]) -> str:
     """Every cell with its state, to be sorted and filtered."""
     columns = ("Dataset", "Capacity", "Method", "State", "Note", "Keep rate", "Seed", "Epoch",
-               "Accuracy", "GMACs", "Tokens", "Images/s")  # fmt: skip
+               "Accuracy", "GMACs", "Tokens", "Images/s", "Data wait")  # fmt: skip
     states = "".join(
         f"<option>{escape(state)}</option>" for state in sorted({r.state for r in records})
     )
@@ -82,12 +82,13 @@ def cells(records: Sequence[CellRecord]) -> str:
         f'</label><label>State <select><option value="">all</option>{states}</select></label>'
         '<output aria-live="polite"></output></div>'
     )
-    body = markup.table(columns, [_row(record) for record in records], name="cells", numbers=7)
+    body = markup.table(columns, [_row(record) for record in records], name="cells", numbers=8)
     caption = (
         "Every cell of the study, also those that failed or are not finished; click a heading to "
         "sort. Accuracy is top-1 or mAP, in percent; tokens are the mean live patch tokens after "
         "each reduction stage. Images/s were measured beside whatever else the device was doing, "
-        "such as training other cells: compare methods by GMACs, or on a quiet device."
+        "such as training other cells: compare methods by GMACs, or on a quiet device. Data wait "
+        "is the share of the training time in which the model waited for images."
     )
     return markup.section("cells", "All cells", controls + markup.figure(body, caption))
 
@@ -145,13 +146,14 @@ def _row(record: CellRecord) -> list[str]:
     left = metrics.get("tokens") or {}
     tokens = " · ".join(f"{left[str(b)]:.4g}" for b in record.stages if str(b) in left)
     state = escape(record.state)
+    notes = filter(None, (record.error, _gentler(record)))
     epoch = f"{progress['epoch']}/{progress['epochs']}" if "epoch" in progress else markup.MISSING
     return [
         escape(record.dataset),
         escape(record.capacity),
         escape(record.method),
         f'<span class="state {state}">{state}</span>',
-        f'<div class="note">{escape(record.error or "")}</div>',
+        f'<div class="note">{escape("; ".join(notes))}</div>',
         f"{record.keep_rate:g}",
         str(record.seed),
         epoch,
@@ -159,4 +161,12 @@ def _row(record: CellRecord) -> list[str]:
         markup.number(metrics.get("gmacs"), ".3g"),
         tokens or markup.MISSING,
         markup.number(metrics.get("images_per_second"), ".0f"),
+        markup.number(progress.get("data_wait"), ".0%"),
     ]
+
+
+def _gentler(record: CellRecord) -> str:
+    if not record.progress.get("gentler"):
+        return ""
+    ended = record.progress["not_finite"]
+    return f"trained more gently after {ended} not finite: {record.progress['gentler']}"

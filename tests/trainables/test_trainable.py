@@ -1,0 +1,225 @@
+"""The trial around a cell's training: attempts that are not finite, and the ends of processes."""
+
+import json
+import math
+import multiprocessing
+
+import pytest
+import torch
+
+from trainables import trainable
+from trainables.cell_folder import CellFolder
+from trainables.trainable import FinetuneTrainable
+
+HALVED = {"lr": 5e-4, "min_lr": 5e-6, "warmup_lr": 5e-7}
+CLIPPED = {"clip_grad": 1.0}
+
+
+@pytest.fixture
+def start(tmp_path, image_folder):
+    """Return a function that starts a cell's trial in `tmp_path/cell`, as Tune would."""
+
+    def start(cell):
+        return FinetuneTrainable(
+            {
+                "cell_id": cell.id,
+                "cell": cell.model_dump(mode="json"),
+                "folder": str(tmp_path / "cell"),
+                "data_root": str(image_folder),
+                "weights": None,
+                "threads": 1,
+                "stop_file": str(tmp_path / "stop"),
+                "cpu": 1,
+                "gpu": 0,
+            }
+        )
+
+    return start
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return CellFolder(tmp_path / "cell")
+
+
+def run(trial):
+    """Let the trial run to its end; return its reports."""
+    reports = []
+    while not reports or not reports[-1]["done"]:
+        reports.append(trial.train())
+    return reports
+
+
+def log_of(folder):
+    return [json.loads(line) for line in (folder.path / "log.jsonl").read_text().splitlines()]
+
+
+def result_of(folder):
+    return json.loads((folder.path / "result.json").read_text())
+
+
+@pytest.fixture
+def poison(monkeypatch):
+    """Return a function that makes the loss infinite where a predicate of the training holds."""
+
+    def poison(holds):
+        class Poisoned(trainable.Finetuning):
+            def _train_step(self, *arguments):
+                if holds(self):
+                    with torch.no_grad():
+                        self.model.head.bias.fill_(math.inf)
+                super()._train_step(*arguments)
+
+        monkeypatch.setattr(trainable, "Finetuning", Poisoned)
+
+    return poison
+
+
+def recipe_of(finetuning):
+    return finetuning.cell.recipe
+
+
+def saved_steps(folder):
+    return sorted(int(path.stem.removeprefix("state-")) for path in folder.path.glob("last/*.pt"))
+
+
+def test_a_first_retry_clips_from_the_last_good_state(make_cell, start, folder, poison):
+    cell = make_cell()  # 4 steps an epoch.
+    poison(lambda finetuning: finetuning.step == 6 and not recipe_of(finetuning).clip_grad)
+    reports = run(start(cell))
+    assert [report.get("attempt_ended") for report in reports] == [None, 1, None]
+    result = result_of(folder)
+    (attempt,) = result["attempts"]
+    assert attempt["found"].pop("classification") == "nan"
+    assert attempt == {
+        "attempt": 1,
+        "gentler": {},
+        "first_step": 0,
+        "step": 6,
+        "found": {"gradient norm": "nan"},
+    }
+    assert (result["gentler"], reports[-1]["first_step"]) == (CLIPPED, 4)
+    (event,) = [entry for entry in log_of(folder) if "event" in entry]
+    assert (event["event"], event["attempt"], event["step"]) == ("not finite", 1, 6)
+
+
+def test_a_gentler_run_is_the_gentler_recipe_from_there_on(
+    make_cell, start, folder, poison, finetune
+):
+    """Its weights are those of a run that stops at the last good state and goes on clipping."""
+    cell = make_cell(lr=0.1)
+    poison(lambda finetuning: finetuning.step == 6 and not recipe_of(finetuning).clip_grad)
+    run(start(cell))
+    state = torch.load(folder.path / "last" / "state-00000008.pt", weights_only=True)
+    expected = finetune(cell)
+    expected.run(lambda: False)
+    clipping = finetune(
+        cell.model_copy(update={"recipe": cell.recipe.model_copy(update={"clip_grad": 1.0})})
+    )
+    clipping.load_state_dict(expected.state_dict())
+    clipping.run(lambda: False)
+    expected.run(lambda: False)
+    weights = {name: clipping.state_dict()["model"][name] for name in state["model"]}
+    assert all(torch.equal(state["model"][name], tensor) for name, tensor in weights.items())
+    assert not torch.equal(weights["head.weight"], expected.state_dict()["model"]["head.weight"])
+
+
+def test_a_state_that_leads_to_the_failure_at_once_is_not_gone_on_from(
+    make_cell, start, folder, poison
+):
+    poison(lambda finetuning: finetuning.step == 4 and not recipe_of(finetuning).clip_grad)
+    trial = start(make_cell(checkpoint_minutes=1e-9))
+    reports = run(trial)
+    assert [r["step"] for r in reports if "step" in r] == [1, 2, 3, 4, 4, 5, 6, 7, 8]
+    assert reports[-1]["first_step"] == 3
+
+
+def test_without_a_good_state_the_training_begins_anew_and_gentler(
+    make_cell, start, folder, poison
+):
+    poison(lambda finetuning: finetuning.step == 0 and recipe_of(finetuning).lr > 5e-4)
+    reports = run(start(make_cell()))
+    assert [report.get("attempt_ended") for report in reports] == [1, 2, None, None]
+    result = result_of(folder)
+    assert [attempt["gentler"] for attempt in result["attempts"]] == [{}, CLIPPED]
+    assert [attempt["step"] for attempt in result["attempts"]] == [0, 0]
+    assert result["gentler"] == CLIPPED | HALVED
+    assert reports[-1]["first_step"] == 0
+
+
+def test_how_gentle_to_be_outlives_the_process(make_cell, start, folder, poison):
+    poison(lambda finetuning: finetuning.step == 6 and recipe_of(finetuning).lr > 5e-4)
+    trial = start(make_cell())
+    while "attempt_ended" not in trial.train():
+        pass
+    reports = run(start(make_cell()))
+    assert [report.get("attempt_ended") for report in reports] == [2, None]
+    assert result_of(folder)["gentler"] == CLIPPED | HALVED
+    assert len(result_of(folder)["attempts"]) == 2
+
+
+def test_after_the_last_retry_the_cell_is_lost(make_cell, start, folder, poison):
+    poison(lambda finetuning: finetuning.step == 6)
+    reports = run(start(make_cell()))
+    assert [report.get("attempt_ended") for report in reports] == [None, 1, 2, 3]
+    assert [report["done"] for report in reports] == [False, False, False, True]
+    assert not reports[-1]["finished"]
+    assert not (folder.path / "result.json").exists()
+    assert saved_steps(folder) == [4]
+    again = run(start(make_cell()))
+    assert [(report["attempt_ended"], report["done"]) for report in again] == [(4, True)]
+    assert folder.attempts()[-1]["gentler"] == CLIPPED | HALVED
+
+
+def test_a_crash_does_not_make_the_next_attempt_gentler(make_cell, start, folder, monkeypatch):
+    trial = start(make_cell())
+    trial.train()
+    monkeypatch.setattr(trial._finetuning, "run", lambda until: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        trial.train()
+    run(start(make_cell()))
+    result = result_of(folder)
+    assert (result["attempts"], result["gentler"]) == ([], {})
+
+
+def test_better_weights_of_an_attempt_that_ended_stay_the_best(
+    make_cell, start, folder, poison, monkeypatch
+):
+    """The ended attempt evaluates 90 % after a state that it loses; the next finds less."""
+    scores = iter([50.0, 90.0, 60.0])
+    monkeypatch.setattr("trainables.loop.score", lambda *arguments: next(scores))
+    poison(lambda finetuning: finetuning.step == 8 and not recipe_of(finetuning).clip_grad)
+    cell = make_cell(epochs=3, ema_decay=None)
+    trial = start(cell)
+    reports = [trial.train() for _ in range(3)]
+    assert reports[-1]["attempt_ended"] == 1
+    weights = folder.load_best()
+    scores = iter([60.0, 70.0])
+    run(trial)
+    assert folder.load_best() == weights
+    result = result_of(folder)
+    assert (result["accuracy"], result["epoch"], result["last_accuracy"]) == (90.0, 2, 70.0)
+
+
+def test_states_are_saved_as_often_as_asked_for(make_cell, start, folder):
+    trial = start(make_cell(checkpoint_minutes=1e-9))
+    for step in (1, 2, 3):
+        assert trial.train()["step"] == step
+        assert saved_steps(folder)[-1] == step
+
+
+@pytest.mark.parametrize("end", ["finish", "stop", "not finite"])
+def test_no_loader_process_outlives_a_trial(make_cell, start, folder, poison, tmp_path, end):
+    poison(lambda finetuning: finetuning.step == 2 and end == "not finite")
+    trial = start(make_cell(epochs=1, loader_workers=2, checkpoint_minutes=1e-9, clip_grad=0.1))
+    assert trial.train()["step"] == 1
+    assert len(multiprocessing.active_children()) == 2
+    if end == "stop":
+        (tmp_path / "stop").touch()
+        assert trial.train()["interrupted"]
+    elif end == "not finite":
+        trial.train()
+        assert trial.train()["attempt_ended"] == 1
+    else:
+        run(trial)
+    assert multiprocessing.active_children() == []
