@@ -12,7 +12,8 @@ def record_of(stored: StoredCell) -> CellRecord:
     cell = stored.cell()
     state = stored.state()
     report = stored.last_report()
-    result = stored.result() or {}
+    whole = state is not CellState.DAMAGED
+    result = (stored.result() if whole else None) or {}
     return CellRecord(
         cell_id=cell.id,
         dataset=cell.dataset,
@@ -29,7 +30,7 @@ def record_of(stored: StoredCell) -> CellRecord:
         progress={
             "epoch": report.get("epoch", 0),
             "epochs": cell.recipe.epochs,
-            "not_finite": len(stored.attempts()),
+            "not_finite": len(stored.attempts()) if whole else None,
             "gentler": stored.gentler(),
             **{name: result.get(name) for name in ("train_seconds", "data_wait")},
         },

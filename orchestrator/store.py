@@ -222,7 +222,10 @@ class StoredCell(CellFolder):
 
     def gentler(self) -> str | None:
         """Return how the training was or is to be gentler than asked for, None if it is not."""
-        attempts = self.attempts()
+        try:
+            attempts = self.attempts()
+        except DamagedFileError:
+            return None  # As the state tells.
         return changes_in_words(changes_after(self.cell().recipe, len(attempts))) or None
 
     def forget_attempts(self) -> None:

@@ -24,6 +24,7 @@ from trainables.data import DATASETS, open_dataset
 from trainables.data.base import Subset
 from trainables.evaluation import evaluate_cell
 from trainables.host import build_model
+from trainables.loop import Finetuning
 from trainables.recipe import Recipe
 
 ROOT = Path(__file__).parents[1]
@@ -167,6 +168,23 @@ def test_every_metric_and_prediction_is_documented(evaluation):
         assert {re.sub(r"_\d$", "", name) for name in names} == {
             re.sub(r"_\d$", "", name) for name in here
         }
+
+
+def test_every_report_and_result_of_training_is_documented():
+    recipe = {"host": "digits_tiny_patch4_32", "image_size": 32, "epochs": 0, "pretrained": False}
+    cell = Cell(
+        dataset="digits",
+        method="topk",
+        capacity="tiny",
+        keep_rate=0.5,
+        reduction_loc=(3,),
+        recipe=Recipe(**recipe, warmup_epochs=0),
+    )
+    finetuning = Finetuning(cell, data_root=None, device=torch.device("cpu"), threads=1)
+    kept = {"log.jsonl": {"time", *finetuning.run(lambda: True)}}
+    kept["result.json"] = {"attempts", "gentler", *finetuning.result()}
+    for name, keys in kept.items():
+        assert set(documented(section("docs/tables.md", f"## {name}"), "key")) == keys
 
 
 @pytest.fixture(scope="module")

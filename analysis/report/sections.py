@@ -169,4 +169,5 @@ def _gentler(record: CellRecord) -> str:
     if not record.progress.get("gentler"):
         return ""
     ended = record.progress["not_finite"]
-    return f"trained more gently after {ended} not finite: {record.progress['gentler']}"
+    attempts = "1 attempt that was" if ended == 1 else f"{ended} attempts that were"
+    return f"trained more gently after {attempts} not finite: {record.progress['gentler']}"

@@ -28,6 +28,12 @@ def finished(tmp_path_factory) -> FinishedStudy:
     return launch(storage, study="smoke")
 
 
+@pytest.fixture(scope="session")
+def launch_study():
+    """Return `launch`, for tests with a study of their own."""
+    return launch
+
+
 def launch(storage: Path, **options) -> FinishedStudy:
     """Run a study in this process and return what came of it."""
     log = storage / "console.txt"

@@ -19,6 +19,7 @@ REPORT = {
     "accuracy": 75.0,
     "images_per_second": 120.0,
     "preparing": None,
+    "data_wait": 0.37,
 }
 
 
@@ -76,7 +77,7 @@ def test_a_terminal_shows_the_running_cells(clock):
         progress.report("a-cell", REPORT)
         progress.tick()
     text = printed.getvalue()
-    for part in ("b-cell", "starting", "a-cell", "1.0/2", "1.250", "top1 75.0 %", "120"):
+    for part in ("b-cell", "starting", "a-cell", "1.0/2", "1.250", "top1 75.0 %", "120", "37%"):
         assert part in text
 
 

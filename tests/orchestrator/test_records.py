@@ -35,4 +35,5 @@ def test_options_decide_whether_a_cell_meets_every_rate(
     store.create({"name": "study"}, [cell])
     record = record_of(store.cell(cell.id))
     assert record.meets_every_rate is meets_every_rate
+    assert record.progress["not_finite"] == 0
     assert (record.method, record.keep_rate, record.state) == (method, 0.5, "pending")

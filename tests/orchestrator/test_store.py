@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from orchestrator.attempts import attempt_in_words
 from orchestrator.errors import UserError
 from orchestrator.store import CellState, Store, find_study
 from trainables.cell import Cell
@@ -22,6 +23,14 @@ CELL = Cell(
     recipe=Recipe(),
 )
 
+ATTEMPT = {
+    "attempt": 1,
+    "gentler": {},
+    "first_step": 0,
+    "step": 12,
+    "found": {"classification": 1.5, "gradient norm": "inf"},
+}
+
 
 @pytest.fixture
 def store(tmp_path) -> Store:
@@ -36,6 +45,7 @@ def stored(store):
     stored = store.cell(CELL.id)
     stored.save_last(10, b"state of step 10")
     stored.save_best(b"weights", {"accuracy": 50.0})
+    stored.add_attempt(ATTEMPT)
     stored.write_result({"accuracy": 50.0})
     patterns = {"image": np.arange(3), "kept_3": np.zeros((3, 2), np.uint8)}
     evaluate(stored, patterns=patterns, features={"cls_3": np.ones((3, 4))})
@@ -111,6 +121,7 @@ def test_a_cell_reads_back_as_it_was(store):
         ("best/model.safetensors", CellState.PENDING),
         ("best/meta.json", CellState.PENDING),
         ("result.json", CellState.PENDING),
+        ("attempts.json", CellState.PENDING),
     ],
 )
 def test_what_is_damaged_is_named_and_only_what_came_of_it_redone(stored, name, left):
@@ -160,6 +171,38 @@ def test_a_result_is_refused_where_the_best_weights_are_damaged(store):
     with pytest.raises(Exception, match="model.safetensors is damaged"):
         stored.write_result({"accuracy": 1.0})
     assert stored.state() is CellState.PENDING
+
+
+def test_attempts_tell_how_gentle_the_training_is_to_be(store):
+    stored = store.cell(CELL.id)
+    assert (stored.attempts(), stored.gentler()) == ([], None)
+    stored.add_attempt(ATTEMPT)
+    assert (stored.attempts(), stored.gentler()) == ([ATTEMPT], "clip_grad 1")
+    stored.add_attempt(ATTEMPT | {"attempt": 2, "gentler": {"clip_grad": 1.0}})
+    assert stored.gentler() == "clip_grad 1, lr 0.0005, min_lr 5e-06, warmup_lr 5e-07"
+    assert [entry["event"] for entry in stored.log()] == ["not finite"] * 2
+    assert attempt_in_words(stored.attempts()[1]) == (
+        "attempt 2 with clip_grad 1 went from step 0 to 12, where not all is finite: "
+        "classification 1.5, gradient norm inf"
+    )
+
+
+def test_forgetting_attempts_begins_anew(store):
+    stored = store.cell(CELL.id)
+    stored.save_last(1, b"state")
+    stored.forget_attempts()
+    assert stored.state() is CellState.INTERRUPTED
+    stored.add_attempt(ATTEMPT)
+    stored.forget_attempts()
+    assert (stored.state(), stored.attempts()) == (CellState.PENDING, [])
+    assert [entry["event"] for entry in stored.log()] == ["not finite"]
+
+
+def test_a_damaged_record_of_attempts_shows(store):
+    stored = store.cell(CELL.id)
+    stored.add_attempt(ATTEMPT)
+    flip_a_bit(stored.path / "attempts.json")
+    assert (stored.state(), stored.gentler()) == (CellState.DAMAGED, None)
 
 
 def test_a_torn_last_line_of_the_log_is_left_out(store):

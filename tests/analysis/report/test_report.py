@@ -130,6 +130,15 @@ def test_study_without_results_still_has_a_page(report_records):
     assert "No cell has been evaluated yet." in _Tags(render("s", undefined, {}, {})).text
 
 
+def test_a_cell_shows_how_gently_it_was_trained_and_how_long_it_waited(report_records):
+    record = next(r for r in report_records if r.state == "done")
+    facts = {"not_finite": 1, "gentler": "clip_grad 1", "data_wait": 0.374}
+    text = _Tags(render("s", [replace(record, progress=record.progress | facts)], {}, {})).text
+    assert "trained more gently after 1 attempt that was not finite: clip_grad 1" in text
+    assert "37%" in text
+    assert "more gently" not in _Tags(render("s", [record], {}, {})).text
+
+
 def test_names_are_text_wherever_they_appear(report_records, report_tables):
     evil = '</script><b>"x'
     records = [replace(r, method=evil) if r.method == "topk" else r for r in report_records]
