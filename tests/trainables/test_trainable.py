@@ -27,6 +27,7 @@ def start(tmp_path, image_folder):
                 "folder": str(tmp_path / "cell"),
                 "data_root": str(image_folder),
                 "weights": None,
+                "teacher_folder": None,
                 "threads": 1,
                 "stop_file": str(tmp_path / "stop"),
                 "cpu": 1,
