@@ -13,7 +13,7 @@ from orchestrator.progress import EVALUATING, Progress
 from orchestrator.selection import Options, Selection
 from orchestrator.store import CellState, StoredCell
 from orchestrator.tasks import evaluate_cell
-from orchestrator.training import Training
+from orchestrator.training import TEACHER_FAILED, Training
 from orchestrator.work import Work, stored_cells
 
 CPUS_PER_EVALUATION = 4
@@ -60,10 +60,14 @@ class Launch:
 
     def _train(self, cluster: Cluster, on_gpu: bool) -> None:
         store = self.selection.store
+<<<<<<< HEAD
         failed = [cell.id for cell in self.work.train if store.cell(cell.id).error()]
         if self.options.retry_failed:
             for cell_id in failed:
                 store.cell(cell_id).forget_attempts()
+=======
+        failed = [cell.id for cell in self.work.train if _has_failed(store.cell(cell.id))]
+>>>>>>> 373224a (Hold a cell until its teacher is trained; fail it with the teacher's name; select teachers with their students)
         Training(
             store=store,
             cluster=cluster,
@@ -133,3 +137,8 @@ class Launch:
 
     def _stored(self, cell_id: str) -> StoredCell:
         return self.selection.store.cell(cell_id)
+
+
+def _has_failed(cell: StoredCell) -> bool:
+    """Tell whether a cell has used up attempts of its own."""
+    return cell.error() is not None and cell.last_event() != TEACHER_FAILED

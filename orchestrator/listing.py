@@ -8,9 +8,10 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.progress import RUNNING
+from orchestrator.progress import RUNNING, WAITING
 from orchestrator.selection import Options, Selection
-from orchestrator.store import CellState, Store, StoredCell
+from orchestrator.store import CellState, Store, StoredCell, waits_for
+from trainables.cell import Cell
 
 SECONDS_BETWEEN_REPORTS = 120.0
 """A cell of a driven study that has reported within this time is shown as running."""
@@ -24,13 +25,15 @@ def status_view(store: Store) -> Group:
     """Return cells by state, what runs, and what failed with the reason."""
     cells = [store.cell(cell_id) for cell_id in store.cell_ids()]
     shown = {cell.id: shown_state(store, cell) for cell in cells}
-    counts = Counter(shown.values())
+    counts = Counter(state.partition(" ")[0] for state in shown.values())
     parts = ", ".join(f"{count} {state}" for state, count in counts.most_common())
     driver = store.driver()
     lines = [
         f"{store.read_study()['name']}: {len(cells)} cells: {parts}",
         f"run by {driver}" if driver else "no driver is running it",
     ]
+    waiting = Counter(state for state in shown.values() if state.startswith(WAITING))
+    lines += [f"{state}: {count} cells" for state, count in waiting.items()]
     failed = [cell for cell in cells if shown[cell.id] == CellState.FAILED]
     lines += [f"failed: {cell.id}: {cell.reason()} (see {cell.error_file})" for cell in failed]
     lines += [f"gentler: {cell.id}: {gentler}" for cell in cells if (gentler := cell.gentler())]
@@ -57,12 +60,23 @@ def cells_table(store: Store, cells: Sequence[StoredCell]) -> Table:
 
 
 def shown_state(store: Store, cell: StoredCell) -> str:
-    """Return the cell's state, `running` where a live driver's cell has just reported."""
+    """Return the cell's state, in words.
+
+    It is `running` where a live driver's cell has just reported, and `waiting for CELL_ID` before
+    its teacher is trained.
+    """
     state = cell.state()
     recent = cell.last_report().get("time", 0.0) > time.time() - SECONDS_BETWEEN_REPORTS
     if state is CellState.INTERRUPTED and recent and store.driver():
         return RUNNING
-    return str(state)
+    return _state_in_words(store, cell.cell(), state)
+
+
+def _state_in_words(store: Store, cell: Cell, state: CellState) -> str:
+    teacher = (
+        waits_for(store, cell) if state in (CellState.PENDING, CellState.INTERRUPTED) else None
+    )
+    return f"{WAITING} for {teacher}" if teacher else str(state)
 
 
 def describe(selection: Selection, options: Options, console: Console) -> None:
@@ -82,13 +96,15 @@ def describe(selection: Selection, options: Options, console: Console) -> None:
             cell.capacity,
             f"{cell.keep_rate:g}",
             f"{reserved.cpu:g} CPU, {reserved.gpu:g} GPU",
-            str(selection.stored(cell).state()),
+            _state_in_words(selection.store, cell, selection.stored(cell).state()),
         )
     console.print(table)
     counts = Counter(selection.stored(cell).state() for cell in cells)
     states = ", ".join(f"{count} {state}" for state, count in counts.most_common())
     console.print(f"{len(cells)} cells: {states}", highlight=False)
     macs = preflight(selection, options)
+    for note in selection.notes():
+        console.print(note, highlight=False, soft_wrap=True)
     hours = sum(macs.values()) / ASSUMED_MACS_PER_SECOND / 3600
     console.print(
         f"left to train: {sum(macs.values()):.3g} multiply-accumulates, about {hours:.2g} GPU "

@@ -16,6 +16,7 @@ from orchestrator.store import CellState
 QUIET_SECONDS = 60.0
 RUNNING = "running"
 EVALUATING = "evaluating"
+WAITING = "waiting"
 STYLES = {"done": "green", "failed": "bold red", RUNNING: "cyan", EVALUATING: "blue"}
 ROWS_SHOWN = 12
 
@@ -45,6 +46,7 @@ class Progress:
         self._states: dict[str, str] = {cell: str(state) for cell, state in states.items()}
         self._work = dict(work)
         self._reports: dict[str, dict[str, Any]] = {}
+        self._waited_for: dict[str, str] = {}
         self._started = time.monotonic()
         self._told = self._started
         self._worked = 0.0
@@ -73,8 +75,14 @@ class Progress:
     def set_state(self, cell: str, state: str) -> None:
         """Record that a cell is now in another state."""
         self._states[cell] = state
+        self._waited_for.pop(cell, None)
         if state != RUNNING:
             self._reports.pop(cell, None)
+
+    def wait(self, cell: str, prerequisite: str) -> None:
+        """Record that a cell waits until another one is trained."""
+        self._states[cell] = WAITING
+        self._waited_for[cell] = prerequisite
 
     def report(self, cell: str, report: dict[str, Any]) -> None:
         """Record what a running cell reports."""
@@ -86,8 +94,12 @@ class Progress:
     def tick(self) -> None:
         """Draw; off a terminal only when a minute has passed."""
         if self._live is not None:
+<<<<<<< HEAD
             lines = map(Text, self._preparations())
             self._live.update(Group(self._headline(), self._table(), *lines), refresh=True)
+=======
+            self._live.update(Group(self._headline(), self._table(), *self._queues()), refresh=True)
+>>>>>>> 373224a (Hold a cell until its teacher is trained; fail it with the teacher's name; select teachers with their students)
         elif not self._quiet and time.monotonic() - self._told >= QUIET_SECONDS:
             self._told = time.monotonic()
             for line in (self._headline().plain, *self._preparations()):
@@ -96,7 +108,7 @@ class Progress:
     def summary(self) -> str:
         """Return the cells counted by state, such as `5 done, 2 running, 16 pending`."""
         counts = Counter(self._states.values())
-        order = [*STYLES, *(str(state) for state in CellState)]
+        order = [*STYLES, WAITING, *(str(state) for state in CellState)]
         return ", ".join(f"{counts[s]} {s}" for s in dict.fromkeys(order) if counts[s])
 
     def _headline(self) -> Text:
@@ -124,6 +136,11 @@ class Progress:
         )
         left = sum(unfinished.values()) - in_progress
         return left / self._worked * (time.monotonic() - self._started)
+
+    def _queues(self) -> list[Text]:
+        """Return a line for each cell that others wait for."""
+        queues = Counter(self._waited_for.values()).most_common(ROWS_SHOWN)
+        return [Text(f"{count} waiting for {cell}") for cell, count in queues]
 
     def _table(self) -> Table:
         running = [cell for cell, state in self._states.items() if state == RUNNING]

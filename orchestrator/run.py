@@ -1,16 +1,13 @@
 """One launch of a study: find out what is left to do, do it, and say how it stands."""
 
-import shlex
-import sys
-from pathlib import Path
-
 from rich.console import Console
 
+from orchestrator.command import command_line
 from orchestrator.interrupts import Interrupts
 from orchestrator.progress import Progress
 from orchestrator.provenance import provenance
 from orchestrator.ray_setup import prepare_ray
-from orchestrator.selection import Options, Selection, select
+from orchestrator.selection import Options, Selection, select, with_teachers
 from orchestrator.store import CellState
 from orchestrator.work import left_to_do, refresh_report
 
@@ -31,7 +28,10 @@ def run_study(options: Options, console: Console) -> int:
     with store.lock(), interrupts.handled():
         store.create(selection.study.model_dump(mode="json") | provenance(), selection.cells)
         if _repair(selection, console):
+            selection = with_teachers(selection, options)
             macs = _preflight(selection, options)
+        for note in selection.notes():
+            _say(console, note)
         states = {cell.id: store.cell(cell.id).state() for cell in selection.selected}
         progress = Progress(console, selection.study.name, states, macs, quiet=options.quiet)
         try:
@@ -99,19 +99,12 @@ def _conclude(
         console, f"{selection.study.name}: {done} of {len(stored)} cells done, {len(failed)} failed"
     )
     if interrupts.requested:
-        _say(console, f"interrupted; everything is saved. Resume with: {_command()}")
+        _say(console, f"interrupted; everything is saved. Resume with: {command_line()}")
         return INTERRUPTED
     if store.report.exists():
         _say(console, f"report: {store.report}")
     complete = done == len(stored) or not {"train", "evaluate"} <= set(options.stages)
     return ALL_DONE if complete and not failed else SOME_FAILED
-
-
-def _command() -> str:
-    """Return the command line of this process, to be typed again."""
-    python, here = Path(sys.executable), Path.cwd()
-    shown = python.relative_to(here) if python.is_relative_to(here) else python
-    return shlex.join([str(shown), *sys.argv])
 
 
 def _say(console: Console, line: str) -> None:

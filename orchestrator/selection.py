@@ -1,13 +1,13 @@
 """What a launch is about: the options given, the study, and the cells selected from it."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
 
 from orchestrator.errors import UserError, not_one_of
-from orchestrator.store import CellState, Store, StoredCell
-from orchestrator.study import Study, expand, load_study
+from orchestrator.store import CellState, Store, StoredCell, waits_for
+from orchestrator.study import Study, added_teachers, expand, load_study
 from trainables.cell import Cell
 
 STAGES = ("train", "evaluate", "compare", "report")
@@ -40,6 +40,10 @@ class Selection:
     cells: Sequence[Cell]
     selected: Sequence[Cell]
     store: Store
+    added: Sequence[Cell] = ()
+    """Those of the cells that no grid has, for they are only there to teach others."""
+    pulled_in: Sequence[Cell] = ()
+    """Those of the selected cells that were not asked for, but teach some that were."""
 
     def stored(self, cell: Cell) -> StoredCell:
         """Return the folder of a cell of the study as it is now, which may ask for more."""
@@ -48,6 +52,17 @@ class Selection:
     def unfinished(self) -> list[Cell]:
         """Return the selected cells that are not done."""
         return [cell for cell in self.selected if self.stored(cell).state() is not CellState.DONE]
+
+    def notes(self) -> list[str]:
+        """Return what to tell of cells that nobody has asked for."""
+        notes = []
+        if self.added:
+            notes.append(f"added as teachers, for no grid has them: {_listed(self.added)}")
+        if self.pulled_in:
+            notes.append(
+                f"selected, too, for they have to teach others first: {_listed(self.pulled_in)}"
+            )
+        return notes
 
     def untrained(self) -> list[Cell]:
         """Return the selected cells whose training is not finished."""
@@ -74,7 +89,32 @@ def select(options: Options) -> Selection:
     selected = [cell for cell in cells if _matches(cell.id, options.only)]
     if not selected:
         raise UserError(f"--only {' '.join(options.only)} matches none of the {len(cells)} cells")
-    return Selection(study, cells, selected, Store(options.storage / study.name))
+    store = Store(options.storage / study.name)
+    return with_teachers(
+        Selection(study, cells, selected, store, added=added_teachers(study)), options
+    )
+
+
+def with_teachers(selection: Selection, options: Options) -> Selection:
+    """Return the selection with the untrained teachers of its untrained cells, if it trains."""
+    if "train" not in options.stages:
+        return selection
+    store = selection.store
+    selected = {cell.id for cell in selection.selected}
+    waited_for = {waits_for(store, cell) for cell in selection.selected} - {None}
+    taken = selected | waited_for
+    return replace(
+        selection,
+        selected=[cell for cell in selection.cells if cell.id in taken],
+        pulled_in=[
+            *selection.pulled_in,
+            *(cell for cell in selection.cells if cell.id in waited_for - selected),
+        ],
+    )
+
+
+def _listed(cells: Iterable[Cell]) -> str:
+    return ", ".join(cell.id for cell in cells)
 
 
 def _matches(cell_id: str, globs: Iterable[str]) -> bool:

@@ -173,6 +173,13 @@ class StoredCell(CellFolder):
             return CellState.TRAINED
         return CellState.INTERRUPTED if any(self.path.glob("last/*")) else CellState.PENDING
 
+    def is_trained(self) -> bool:
+        """Tell whether training is finished, as far as its sealed record tells."""
+        try:
+            return self.result() is not None
+        except DamagedFileError:
+            return False
+
     def result(self) -> dict[str, Any] | None:
         """Return `result.json`, None while the cell is not trained."""
         return read_sealed_json(self.path / "result.json")
@@ -247,6 +254,11 @@ class StoredCell(CellFolder):
         lines = path.read_text(errors="replace").splitlines() if path.exists() else []
         return [entry for line in lines if (entry := _parse(line)) is not None]
 
+    def last_event(self) -> str | None:
+        """Return the newest event of the log that was no report, None if there is none."""
+        events = (entry["event"] for entry in reversed(self.log()) if "event" in entry)
+        return next(events, None)
+
     def last_report(self) -> dict[str, Any]:
         """Return the newest report of training, empty if there is none."""
         return next((entry for entry in reversed(self.log()) if "epoch" in entry), {})
@@ -269,6 +281,13 @@ class StoredCell(CellFolder):
         """Remove all that evaluating the cell's weights has made."""
         for path in (self.path, *self.path.glob("at-r*")):
             EvaluationFolder(path).discard()
+
+
+def waits_for(store: Store, cell: Cell) -> str | None:
+    """Return the id of the cell that has to be trained before this one can be, if any."""
+    if cell.prerequisite is None or store.cell(cell.id).is_trained():
+        return None
+    return None if store.cell(cell.prerequisite).is_trained() else cell.prerequisite
 
 
 def find_study(storage: Path) -> Store:

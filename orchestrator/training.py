@@ -11,18 +11,22 @@ from ray.tune.experiment import Trial
 
 from orchestrator.attempts import attempt_in_words, lost_in_words
 from orchestrator.cluster import Cluster
+from orchestrator.command import command_line
 from orchestrator.errors import UserError
 from orchestrator.interrupts import Interrupts
 from orchestrator.preflight import dataset_root
 from orchestrator.progress import RUNNING, Progress
 from orchestrator.search import CellSearch
-from orchestrator.store import CellState, Store
+from orchestrator.store import CellState, Store, waits_for
 from orchestrator.study import Study
 from trainables.cell import Cell
 from trainables.trainable import FinetuneTrainable
 
 RETRIES = 2
 """How often a cell that fails is tried again, from its last state, before it is given up."""
+
+TEACHER_FAILED = "teacher failed"
+"""What the log calls it where a cell is given up without an attempt of its own."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +66,13 @@ class Training:
             cost=lambda config: self.work[config["cell_id"]],
             retries=lambda config: 0 if config["cell_id"] in self.given_up_once else RETRIES,
             stopping=lambda: interrupts.requested,
+            on_released=lambda cell_id: progress.set_state(cell_id, CellState.PENDING),
+            on_given_up=lambda cell_id, teacher: self._give_up(cell_id, teacher, progress),
             max_concurrent=self.max_concurrent,
         )
+        for cell in cells:
+            if teacher := waits_for(self.store, cell):
+                progress.wait(cell.id, teacher)
         configs = [self.trial_config(cell) for cell in cells]
         tuner = tune.Tuner(
             FinetuneTrainable,
@@ -86,6 +95,16 @@ class Training:
             ),
         )
         tuner.fit()
+
+    def _give_up(self, cell_id: str, teacher_id: str, progress: Progress) -> None:
+        """Declare a cell failed because its teacher has; it has not used up an attempt."""
+        stored, teacher = self.store.cell(cell_id), self.store.cell(teacher_id)
+        stored.append_log({"event": TEACHER_FAILED, "teacher": teacher_id})
+        stored.write_error(
+            f"not trained, for its teacher {teacher_id} failed (see {teacher.error_file}); "
+            f"mend that and type: {command_line('--retry-failed')}"
+        )
+        progress.set_state(cell_id, CellState.FAILED)
 
     def trial_config(self, cell: Cell) -> dict[str, Any]:
         """Return the Tune configuration of a cell's trial.

@@ -115,3 +115,17 @@ def test_quiet_says_only_notes(clock):
         progress.tick()
         progress.note("a failed")
     assert printed.getvalue() == "a failed\n"
+
+
+def test_waiting_cells_are_counted_and_shown_by_what_they_wait_for(clock):
+    states = dict.fromkeys(("teacher", "a", "b"), CellState.PENDING)
+    progress, printed = make(states, {}, terminal=True)
+    with progress:
+        for cell in "ab":
+            progress.wait(cell, "teacher")
+        assert progress.summary() == "2 waiting, 1 pending"
+        progress.tick()
+    assert "2 waiting for teacher" in printed.getvalue()
+    progress.set_state("a", CellState.PENDING)
+    assert progress.summary() == "1 waiting, 2 pending"
+    assert [line.plain for line in progress._queues()] == ["1 waiting for teacher"]
