@@ -1,6 +1,5 @@
 """Turning a timm `VisionTransformer` into a reduced one, and back."""
 
-import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ from torch import nn
 
 from reduction.methods import method_class
 from reduction.model import ReducedVisionTransformer, reduced_class
+from reduction.patch_projection import shallow_copy, with_convolution, with_product
 from reduction.schedule import KeepRate, check_blocks
 from reduction.stage import Stage, StageSpec
 
@@ -54,8 +54,9 @@ def reduce(
     weight = next(vit.patch_embed.parameters())
 
     host_class: type = type(vit)
-    model = _shallow_copy(vit)
+    model = shallow_copy(vit)
     model.__class__ = reduced_class(host_class)
+    model.patch_embed = with_product(vit.patch_embed)
     model.stages = nn.ModuleList(stages).to(weight).train(vit.training)
     model.method, model.keep_rate, model.reduction_loc = method, keep_rate, blocks
     return model
@@ -69,8 +70,9 @@ def unreduce(model: ReducedVisionTransformer) -> VisionTransformer:
     """
     if not isinstance(model, ReducedVisionTransformer):
         raise TypeError(f"model is a {type(model).__name__}, but must be a reduced model")
-    host = _shallow_copy(model)
+    host = shallow_copy(model)
     host.__class__ = model.host_class
+    host.patch_embed = with_convolution(model.patch_embed)
     for name in ("stages", *_ADDED):
         delattr(host, name)
     return host
@@ -186,11 +188,3 @@ def _specs(vit: VisionTransformer, schedule: dict[int, float]) -> list[StageSpec
     for spec in specs:
         spec.target(spec.num_patches)  # refuses to leave no tokens
     return specs
-
-
-def _shallow_copy(module: nn.Module) -> Any:
-    """Copy the module object, with its own registries of the same parameters and submodules."""
-    twin = module.__class__.__new__(module.__class__)
-    for name, value in vars(module).items():
-        twin.__dict__[name] = copy.copy(value) if isinstance(value, (dict, set)) else value
-    return twin

@@ -10,6 +10,7 @@ from trainables.data import open_dataset
 from trainables.loop import Finetuning
 from trainables.recipe import Recipe
 
+collect_ignore = [] if torch.cuda.is_available() else ["test_cuda.py"]
 REFERENCE = Path(__file__).parents[1] / "data" / "goldens"
 
 
