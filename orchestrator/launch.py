@@ -60,14 +60,10 @@ class Launch:
 
     def _train(self, cluster: Cluster, on_gpu: bool) -> None:
         store = self.selection.store
-<<<<<<< HEAD
-        failed = [cell.id for cell in self.work.train if store.cell(cell.id).error()]
+        failed = [cell.id for cell in self.work.train if _has_failed(store.cell(cell.id))]
         if self.options.retry_failed:
             for cell_id in failed:
                 store.cell(cell_id).forget_attempts()
-=======
-        failed = [cell.id for cell in self.work.train if _has_failed(store.cell(cell.id))]
->>>>>>> 373224a (Hold a cell until its teacher is trained; fail it with the teacher's name; select teachers with their students)
         Training(
             store=store,
             cluster=cluster,

@@ -94,12 +94,8 @@ class Progress:
     def tick(self) -> None:
         """Draw; off a terminal only when a minute has passed."""
         if self._live is not None:
-<<<<<<< HEAD
-            lines = map(Text, self._preparations())
+            lines = map(Text, (*self._queues(), *self._preparations()))
             self._live.update(Group(self._headline(), self._table(), *lines), refresh=True)
-=======
-            self._live.update(Group(self._headline(), self._table(), *self._queues()), refresh=True)
->>>>>>> 373224a (Hold a cell until its teacher is trained; fail it with the teacher's name; select teachers with their students)
         elif not self._quiet and time.monotonic() - self._told >= QUIET_SECONDS:
             self._told = time.monotonic()
             for line in (self._headline().plain, *self._preparations()):
@@ -137,10 +133,10 @@ class Progress:
         left = sum(unfinished.values()) - in_progress
         return left / self._worked * (time.monotonic() - self._started)
 
-    def _queues(self) -> list[Text]:
+    def _queues(self) -> list[str]:
         """Return a line for each cell that others wait for."""
         queues = Counter(self._waited_for.values()).most_common(ROWS_SHOWN)
-        return [Text(f"{count} waiting for {cell}") for cell, count in queues]
+        return [f"{count} waiting for {cell}" for cell, count in queues]
 
     def _table(self) -> Table:
         running = [cell for cell, state in self._states.items() if state == RUNNING]

@@ -128,4 +128,4 @@ def test_waiting_cells_are_counted_and_shown_by_what_they_wait_for(clock):
     assert "2 waiting for teacher" in printed.getvalue()
     progress.set_state("a", CellState.PENDING)
     assert progress.summary() == "1 waiting, 2 pending"
-    assert [line.plain for line in progress._queues()] == ["1 waiting for teacher"]
+    assert progress._queues() == ["1 waiting for teacher"]
