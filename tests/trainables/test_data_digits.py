@@ -40,7 +40,7 @@ def test_listing_and_refusing_names_imports_no_heavy_package():
 
 
 def test_unknown_names_are_answered_with_the_known_ones():
-    with pytest.raises(ValueError, match=r"^dataset is 'digit', but must be one of digits, dig"):
+    with pytest.raises(ValueError, match=r"^dataset is 'digit', but must be one of coco, "):
         open_dataset("digit")
 
 

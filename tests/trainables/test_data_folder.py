@@ -36,7 +36,8 @@ def root(tmp_path, photographs):
 
 
 def image_named(split, file):
-    return split.image([name.split("/")[1] for name in split.names].index(file))
+    names = [split.name(index) for index in range(len(split))]
+    return split.image([name.split("/")[-1] for name in names].index(file))
 
 
 def pixels(image):
@@ -136,7 +137,7 @@ def test_splits_can_be_sent_to_other_processes(root):
 
 
 def test_a_folder_must_be_given():
-    with pytest.raises(ValueError, match=r"^dataset 'folder' needs a folder with train/ and val/"):
+    with pytest.raises(ValueError, match=r"^dataset 'folder' needs a folder, but none is given$"):
         open_dataset("folder")
 
 
@@ -159,13 +160,12 @@ def test_a_split_without_classes_is_named(root):
 def test_classes_that_only_val_has_are_named(root):
     for name in ("zebra", "ape"):
         (root / "val" / name).mkdir()
-    with pytest.raises(ValueError, match=r"has classes that train/ has not: ape, zebra$"):
+    with pytest.raises(ValueError, match=r"2 classes in val/ that train/ has not \(ape, zebra\)$"):
         open_dataset("folder", root)
 
 
 def test_all_empty_class_folders_are_named(root):
     for name in ("zebra", "ape"):
         (root / "train" / name).mkdir()
-    ape, zebra = (re.escape(str(root / "train" / name)) for name in ("ape", "zebra"))
-    with pytest.raises(ValueError, match=f"^no image in {ape}, {zebra}; each class folder must"):
+    with pytest.raises(ValueError, match=r"2 class folders without an image \(train/ape, train/z"):
         open_dataset("folder", root)

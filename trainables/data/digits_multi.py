@@ -1,7 +1,5 @@
 """Mosaics of one to four handwritten digits, embedded: which digits does an image show?"""
 
-from pathlib import Path
-
 import numpy as np
 
 from trainables.data.base import ImageDataset
@@ -13,8 +11,8 @@ TRAIN_SEED, VAL_SEED = 0, 1
 TILES = 4
 
 
-def open_dataset(root: Path | None = None) -> ImageDataset:
-    """Open the mosaics; those of a split show that split's digits only. `root` is ignored."""
+def open_dataset(*unused: object) -> ImageDataset:
+    """Open the mosaics; those of a split show that split's digits only."""
     train_digits, val_digits = digit_splits(SIDE // 2)
     train = _mosaics(train_digits, TRAIN_MOSAICS, TRAIN_SEED)
     val = _mosaics(val_digits, VAL_MOSAICS, VAL_SEED)

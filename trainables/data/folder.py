@@ -1,67 +1,55 @@
 """Any classification dataset laid out as `train/<class>/*` and `val/<class>/*`."""
 
-from pathlib import Path
+from collections.abc import Sequence
 
 import numpy as np
 
-from trainables.data.base import ImageDataset
-from trainables.data.image_files import FileSplit
-
-IMAGE_SUFFIXES = frozenset(
-    (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
-)
-"""In lower case; files may have them in any case. Files with other suffixes are not images."""
+from trainables.data.image_files import FileSplit, has_image_suffix
+from trainables.data.indexed import FileDataset, Index
+from trainables.data.reading import Reading
 
 
-def open_dataset(root: Path | None) -> ImageDataset:
-    """Open the folder `root`; the classes are the folders in `root/train`, sorted by name.
-
-    Raises:
-        ValueError: If no folder is given, there are no classes, `val` has classes that `train`
-            has not, or the folders of some classes hold no image.
-        FileNotFoundError: If `root`, `train` or `val` is missing.
-    """
-    if root is None:
-        raise ValueError("dataset 'folder' needs a folder with train/ and val/, but none is given")
-    class_names = _class_folders(root / "train")
-    unknown = sorted(set(_class_folders(root / "val")) - set(class_names))
-    if unknown:
-        raise ValueError(f"{root / 'val'} has classes that train/ has not: {', '.join(unknown)}")
-    train, val = (_open_split(root / part, class_names) for part in ("train", "val"))
-    return ImageDataset("folder", "single_label", tuple(class_names), train, val)
-
-
-def _class_folders(folder: Path) -> list[str]:
-    if not folder.is_dir():
-        raise FileNotFoundError(f"folder {folder} is missing")
-    names = sorted(entry.name for entry in folder.iterdir() if _is_class_folder(entry))
-    if not names:
-        raise ValueError(f"{folder} has no folder, but must have one for each class")
-    return names
-
-
-def _is_class_folder(entry: Path) -> bool:
-    return entry.is_dir() and not entry.name.startswith(".")
-
-
-def _open_split(folder: Path, class_names: list[str]) -> FileSplit:
-    present = [name for name in class_names if (folder / name).is_dir()]
-    images = {name: _image_names(folder / name) for name in present}
-    empty = [str(folder / name) for name in present if not images[name]]
-    if empty:
-        raise ValueError(
-            f"no image in {', '.join(empty)}; each class folder must have at least one"
-        )
-    counts = [len(images.get(name, [])) for name in class_names]
-    targets = np.repeat(np.arange(len(class_names)), counts)
-    return FileSplit(
-        targets, folder, [f"{name}/{file}" for name in present for file in images[name]]
+def read_index(reading: Reading) -> Index:
+    """Read the folder; the classes are the folders in `train`, sorted by name."""
+    class_names = class_folders(reading, "train")
+    val_names = class_folders(reading, "val", allowed=class_names)
+    return Index(
+        tuple(class_names),
+        read_class_folders(reading, "train", class_names, class_names),
+        read_class_folders(reading, "val", val_names, class_names),
     )
 
 
-def _image_names(folder: Path) -> list[str]:
-    return sorted(entry.name for entry in folder.iterdir() if _is_image(entry))
+def class_folders(reading: Reading, part: str, allowed: Sequence[str] | None = None) -> list[str]:
+    """Return the folders in `part`, sorted; note those that are not `allowed`.
+
+    Raises:
+        ValueError: There is none.
+        FileNotFoundError: There is no folder `part`.
+    """
+    names = reading.folders(part)
+    if not names:
+        raise ValueError(f"{reading.root / part} has no folder, but must have one for each class")
+    if allowed is None:
+        return names
+    for name in sorted(set(names) - set(allowed)):
+        reading.problem("classes in val/ that train/ has not", name)
+    return [name for name in names if name in set(allowed)]
 
 
-def _is_image(entry: Path) -> bool:
-    return entry.suffix.lower() in IMAGE_SUFFIXES and not entry.name.startswith(".")
+def read_class_folders(
+    reading: Reading, part: str, present: Sequence[str], class_names: Sequence[str]
+) -> FileSplit:
+    """Return the images in the folders `present`, named like their classes, in sorted order."""
+    files = reading.files([f"{part}/{name}" for name in present])
+    images = {folder: list(filter(has_image_suffix, names)) for folder, names in files.items()}
+    for folder in (folder for folder in images if not images[folder]):
+        reading.problem("class folders without an image", folder)
+    classes = [class_names.index(name) for name in present]
+    targets = np.repeat(classes, [len(names) for names in images.values()])
+    names = [f"{folder}/{name}" for folder in images for name in images[folder]]
+    return FileSplit.of(reading.root, names, targets.astype(np.int64))
+
+
+DATASET = FileDataset("folder", "single_label", read_index)
+open_dataset = DATASET.open

@@ -1,5 +1,6 @@
 """Images in files, for every dataset that is not embedded."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,11 @@ import numpy as np
 from PIL import Image
 
 from trainables.data.base import LabelledSplit
+
+IMAGE_SUFFIXES = frozenset(
+    (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+)
+"""In lower case; files may have them in any case."""
 
 
 class UnreadableImage(ValueError):  # noqa: N818 - the name says what is wrong
@@ -19,16 +25,27 @@ class FileSplit(LabelledSplit):
     """Images in files below one folder."""
 
     root: Path
-    names: Sequence[str]
-    """Path of each image, relative to `root`."""
+    names: np.ndarray
+    """Path of each image relative to `root`, as bytes: a list of a million `str` takes three times
+    the memory, and every loader process would come to hold a copy of its own."""
+
+    @classmethod
+    def of(cls, root: Path, names: Sequence[str], targets: np.ndarray) -> "FileSplit":
+        """Return the split of the images `names` below `root`."""
+        return cls(targets, root, np.array([os.fsencode(name) for name in names], dtype=bytes))
 
     def name(self, index: int) -> str:
         """Return the path of image `index` relative to `root`."""
-        return self.names[index]
+        return os.fsdecode(self.names[index])
 
     def image(self, index: int) -> Image.Image:
         """Decode image `index`; raises `UnreadableImage`."""
         return read_image(self.root / self.name(index))
+
+
+def has_image_suffix(file: str) -> bool:
+    """Tell whether a file of this name is taken for an image; hidden ones are not."""
+    return not file.startswith(".") and os.path.splitext(file)[1].lower() in IMAGE_SUFFIXES
 
 
 def read_image(path: Path) -> Image.Image:

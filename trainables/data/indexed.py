@@ -1,0 +1,157 @@
+"""Datasets in files: opened by reading their folder, or from an index of it that is kept.
+
+Reading ImageNet means to list a thousand folders and more than a million files, reading COCO to
+parse half a gigabyte of JSON. The outcome is kept in an index, one file a dataset, which holds
+the stamps of all files and folders that were read: it counts as long as none of them changes.
+"""
+
+import io
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from trainables.data.base import ImageDataset, Task
+from trainables.data.image_files import FileSplit
+from trainables.data.reading import Reading, ReadingProgress, stamp
+from trainables.files import DamagedFileError, digest, write_atomic
+
+LAYOUT = 1
+"""Version of the arrays in an index; others are not read."""
+SEAL_BYTES = 64
+"""An index begins with the SHA-256 of what follows, in hexadecimal."""
+CASES_SHOWN = 3
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Index:
+    """What the folder of a dataset comes to."""
+
+    class_names: tuple[str, ...]
+    train: FileSplit
+    val: FileSplit
+
+
+@dataclass(frozen=True)
+class PublishedCounts:
+    """How many images and classes a dataset was published with."""
+
+    train: int
+    val: int
+    classes: int
+    rounded: bool = False
+    """Whether the numbers of images are published in round thousands only."""
+
+
+@dataclass(frozen=True)
+class FileDataset:
+    """A dataset in files."""
+
+    name: str
+    task: Task
+    read: Callable[[Reading], Index]
+    """Reads the folder; raises ValueError or FileNotFoundError where that is not possible."""
+    published: PublishedCounts | None = None
+
+    def open(
+        self,
+        root: Path | None,
+        index_folder: Path | None = None,
+        progress: ReadingProgress | None = None,
+    ) -> ImageDataset:
+        """Open the dataset; see `trainables.data.open_dataset`."""
+        if root is None:
+            raise ValueError(f"dataset {self.name!r} needs a folder, but none is given")
+        if not root.is_dir():
+            raise FileNotFoundError(f"folder {root} of dataset {self.name!r} is missing")
+        kept = index_folder / self._index_name(root) if index_folder else None
+        index = _load(kept, root) if kept else None
+        if index is None:
+            index = self._read(root, kept, progress)
+        return ImageDataset(self.name, self.task, index.class_names, index.train, index.val)
+
+    def _read(self, root: Path, kept: Path | None, progress: ReadingProgress | None) -> Index:
+        reading = Reading(root, progress)
+        index = self.read(reading)
+        if reading.problems:
+            told = "; ".join(describe(kind, cases) for kind, cases in reading.problems.items())
+            raise ValueError(f"dataset {self.name!r} in {root} has {told}")
+        for part, split in (("training", index.train), ("evaluation", index.val)):
+            if not len(split):
+                raise ValueError(f"dataset {self.name!r} in {root} has no image for {part}")
+        if kept:
+            _keep(index, reading, kept)
+        return index
+
+    def _index_name(self, root: Path) -> str:
+        # Nodes may have copies of their own under one path: the inode tells them apart, which a
+        # network file system shows alike on all nodes.
+        place = f"{root.resolve()} {root.stat().st_ino}"
+        return f"{self.name}-{digest(place.encode())[:8]}.index"
+
+
+def describe(kind: str, cases: list[str]) -> str:
+    """Return how many cases of a problem there are, and the first few."""
+    more = ", ..." if len(cases) > CASES_SHOWN else ""
+    return f"{len(cases):,} {kind} ({', '.join(cases[:CASES_SHOWN])}{more})"
+
+
+def _keep(index: Index, reading: Reading, path: Path) -> None:
+    """Write an index, if that is possible: without it, things only take longer."""
+    buffer = io.BytesIO()
+    np.savez(
+        buffer,
+        allow_pickle=False,
+        layout=np.array(LAYOUT),
+        sources=np.array(list(reading.sources)),
+        stamps=np.array(list(reading.sources.values())),
+        class_names=np.array(index.class_names),
+        train_names=index.train.names,
+        train_targets=index.train.targets,
+        val_names=index.val.names,
+        val_targets=index.val.targets,
+    )
+    content = buffer.getvalue()
+    try:
+        write_atomic(path, digest(content).encode() + content)
+    except OSError as error:
+        _log.warning("the index of %s cannot be kept: %s", reading.root, error)
+
+
+def _load(path: Path, root: Path) -> Index | None:
+    """Return a kept index, None where there is none, it is damaged, or `root` has changed."""
+    try:
+        arrays = _arrays(path)
+    except FileNotFoundError:
+        return None
+    except DamagedFileError as error:
+        _log.warning("%s; the dataset is read again", error)
+        return None
+    if arrays["layout"] != LAYOUT or not _unchanged(root, arrays["sources"], arrays["stamps"]):
+        return None
+    train, val = (
+        FileSplit(arrays[f"{part}_targets"], root, arrays[f"{part}_names"])
+        for part in ("train", "val")
+    )
+    return Index(tuple(arrays["class_names"].tolist()), train, val)
+
+
+def _arrays(path: Path) -> dict[str, np.ndarray]:
+    content = path.read_bytes()
+    seal, content = content[:SEAL_BYTES], content[SEAL_BYTES:]
+    if seal != digest(content).encode():
+        raise DamagedFileError(path, "its content does not match its seal")
+    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+        return dict(arrays)
+
+
+def _unchanged(root: Path, sources: np.ndarray, stamps: np.ndarray) -> bool:
+    try:
+        now = [stamp(root / source) for source in sources.tolist()]
+    except FileNotFoundError:
+        return False
+    return bool((np.array(now) == stamps).all())
