@@ -102,7 +102,7 @@ def describe(selection: Selection, options: Options, console: Console) -> None:
     counts = Counter(selection.stored(cell).state() for cell in cells)
     states = ", ".join(f"{count} {state}" for state, count in counts.most_common())
     console.print(f"{len(cells)} cells: {states}", highlight=False)
-    macs = preflight(selection, options)
+    macs = preflight(selection, options, console)
     for note in selection.notes():
         console.print(note, highlight=False, soft_wrap=True)
     hours = sum(macs.values()) / ASSUMED_MACS_PER_SECOND / 3600

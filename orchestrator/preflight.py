@@ -1,18 +1,21 @@
 """What can be known to go wrong is said before anything starts, not in the 40th cell."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from rich.console import Console
 from timm.models import VisionTransformer
 
 import reduction
 from orchestrator.errors import UserError
 from orchestrator.host_check import check_hosts
+from orchestrator.reading import reading_shown
 from orchestrator.selection import Options, Selection
 from reduction.model import ReducedVisionTransformer
 from trainables.cell import Cell
 from trainables.data import open_dataset
 from trainables.data.base import ImageDataset
+from trainables.data.reading import ReadingProgress
 from trainables.host import build_host
 from trainables.teacher import check_distillation
 
@@ -20,8 +23,13 @@ TRAINING_PASSES = 3
 """A backward pass costs about two forward passes."""
 
 
-def preflight(selection: Selection, options: Options) -> dict[str, float]:
+def preflight(selection: Selection, options: Options, console: Console) -> dict[str, float]:
     """Check weights, datasets and methods of all that is left to do.
+
+    Args:
+        selection: The cells.
+        options: Where weights and datasets are.
+        console: Where to show how far the reading of a dataset is.
 
     Returns:
         The multiply-accumulates that training each unfinished cell takes, by cell id.
@@ -30,17 +38,23 @@ def preflight(selection: Selection, options: Options) -> dict[str, float]:
         UserError: Weights or a dataset are missing or broken, or a method does not fit its host.
     """
     check_hosts(selection.untrained(), options.weights)
-    return training_macs(selection.unfinished(), options.data, options.weights)
+    cells = selection.unfinished()
+    names = sorted({cell.dataset for cell in cells})
+    with reading_shown(console) as progress:
+        datasets = {
+            name: _open(name, options.data, selection.store.datasets, progress) for name in names
+        }
+    return training_macs(cells, datasets, options.weights)
 
 
 def training_macs(
-    cells: Sequence[Cell], data: Path | None, weights: Path | None
+    cells: Sequence[Cell], datasets: Mapping[str, ImageDataset], weights: Path | None
 ) -> dict[str, float]:
-    """Open every dataset and fit every method to its host, without weights.
+    """Fit every method to its host, without weights.
 
     Args:
         cells: What is to be trained or evaluated.
-        data: Folder of the datasets.
+        datasets: The cells' datasets by name.
         weights: Folder of the hosts' pretrained weights, whose configurations say what they are.
 
     Returns:
@@ -48,9 +62,8 @@ def training_macs(
         one unreduced host.
 
     Raises:
-        UserError: A dataset is missing or broken, or a method does not fit its host.
+        UserError: A method does not fit its host.
     """
-    datasets = {name: _open(name, data) for name in sorted({cell.dataset for cell in cells})}
     macs = {}
     # Reduced models share their host's weights: one host serves all methods and rates.
     hosts: dict[tuple[str, str], VisionTransformer] = {}
@@ -79,10 +92,12 @@ def dataset_root(name: str, data: Path | None) -> Path | None:
     return data / name if (data / name).is_dir() else data
 
 
-def _open(name: str, data: Path | None) -> ImageDataset:
+def _open(
+    name: str, data: Path | None, index_folder: Path, progress: ReadingProgress
+) -> ImageDataset:
     root = dataset_root(name, data)
     try:
-        return open_dataset(name, root)
+        return open_dataset(name, root, index_folder, progress)
     except (ValueError, OSError) as error:
         hint = "" if data else " (give its folder with --data DIR)"
         raise UserError(f"{error}{hint}") from error

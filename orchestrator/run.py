@@ -22,14 +22,14 @@ def run_study(options: Options, console: Console) -> int:
     """
     selection = select(options)
     store = selection.store
-    macs = _preflight(selection, options)
+    macs = _preflight(selection, options, console)
     interrupts = Interrupts(store.stop_file)
     compared = True
     with store.lock(), interrupts.handled():
         store.create(selection.study.model_dump(mode="json") | provenance(), selection.cells)
         if _repair(selection, console):
             selection = with_teachers(selection, options)
-            macs = _preflight(selection, options)
+            macs = _preflight(selection, options, console)
         for note in selection.notes():
             _say(console, note)
         states = {cell.id: store.cell(cell.id).state() for cell in selection.selected}
@@ -63,14 +63,14 @@ def _do_stages(
     return compared
 
 
-def _preflight(selection: Selection, options: Options) -> dict[str, float]:
+def _preflight(selection: Selection, options: Options, console: Console) -> dict[str, float]:
     """Say now what would go wrong later; return the work of training each unfinished cell."""
     cells = selection.unfinished()
     if not cells or not {"train", "evaluate"} & set(options.stages):
         return {}
     from orchestrator.preflight import preflight  # Imports torch and timm.
 
-    return preflight(selection, options)
+    return preflight(selection, options, console)
 
 
 def _repair(selection: Selection, console: Console) -> bool:

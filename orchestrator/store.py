@@ -62,6 +62,11 @@ class Store:
         return self.path / "stop"
 
     @property
+    def datasets(self) -> Path:
+        """The folder of the indices of datasets, which all studies of a storage share."""
+        return self.path.parent / "datasets"
+
+    @property
     def tables(self) -> Path:
         """Folder of the Parquet tables."""
         return self.path / "tables"

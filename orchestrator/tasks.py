@@ -31,7 +31,8 @@ def evaluate_cell(
 
     from trainables.evaluation import evaluate_cell as evaluate
 
-    stored = Store(study).cell(cell_id)
+    store = Store(study)
+    stored = store.cell(cell_id)
     cell, best = stored.cell(), load(stored.load_best())
     for rate, folder in stored.evaluations().items():
         if folder.metrics() is not None:
@@ -40,6 +41,7 @@ def evaluate_cell(
             cell if rate is None else cell.model_copy(update={"keep_rate": rate}),
             best,
             data_root=data_root,
+            index_folder=store.datasets,
             host_weights=weights,
             device=torch.device("cuda" if on_gpu else "cpu"),
             threads=1,

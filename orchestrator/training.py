@@ -130,6 +130,7 @@ class Training:
             "weights": str(self.weights) if self.weights else None,
             "prerequisite": cell.prerequisite,
             "teacher_folder": str(teacher.absolute()) if teacher else None,
+            "index_folder": str(self.store.datasets.absolute()),
             "threads": max(1, int(wanted.cpu)),
             "cpu": wanted.cpu,
             "gpu": gpu,

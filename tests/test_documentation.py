@@ -137,7 +137,7 @@ def evaluation(request):
     few = dataclasses.replace(dataset, val=Subset(dataset.val, range(12)))
     weights = build_model(cell, len(dataset.class_names), pretrained=False).state_dict()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cell_data, "open_dataset", lambda name, root: few)
+        patch.setattr(cell_data, "open_dataset", lambda *unused: few)
         return evaluate_cell(
             cell, weights, data_root=None, device=torch.device("cpu"), threads=1, batch_size=4
         )

@@ -31,12 +31,13 @@ class CellData:
         cell: Cell,
         data_root: Path | None,
         host_weights: Path | None = None,
+        index_folder: Path | None = None,
         ranks: Ranks = ALONE,
     ) -> None:
         self._cell = cell
         self._mean_std = host_mean_std(cell.host, host_weights)
         self._ranks = ranks
-        self.dataset = open_dataset(cell.dataset, data_root)
+        self.dataset = open_dataset(cell.dataset, data_root, index_folder)
         if cell.recipe.cache is not None:
             self.dataset = cached(self.dataset, cell.recipe.cache)
         self.train: Split = self.dataset.train

@@ -63,6 +63,7 @@ def evaluate_cell(
     *,
     data_root: Path | None,
     host_weights: Path | None = None,
+    index_folder: Path | None = None,
     device: torch.device,
     threads: int,
     batch_size: int = BATCH_SIZE,
@@ -74,6 +75,7 @@ def evaluate_cell(
         weights: State dict of its model.
         data_root: The dataset's folder; None for an embedded dataset.
         host_weights: Folder of the hosts' pretrained weights, see `HostSource.find`.
+        index_folder: Where indices of datasets are kept; None keeps none.
         device: Where to run.
         threads: CPU threads of PyTorch in this process.
         batch_size: Images a forward pass.
@@ -82,7 +84,7 @@ def evaluate_cell(
         RuntimeError: If the weights do not fit the cell's model.
     """
     torch.set_num_threads(threads)
-    recipe, data = cell.recipe, CellData(cell, data_root, host_weights)
+    recipe, data = cell.recipe, CellData(cell, data_root, host_weights, index_folder)
     dataset, batches = data.dataset, data.eval_batches(data.dataset.val, batch_size)
     model = build_model(cell, len(dataset.class_names), pretrained=False, weights=host_weights)
     model.load_state_dict(weights)

@@ -71,6 +71,7 @@ class Finetuning:
         cell: What is trained.
         data_root: The dataset's folder; None for an embedded dataset.
         host_weights: Folder of the hosts' pretrained weights; None lets timm fetch them.
+        index_folder: Where indices of datasets are kept; None keeps none.
         device: Where to train.
         threads: CPU threads of PyTorch in this process.
         ranks: This process among those that train the cell together; all of them call the same
@@ -84,6 +85,7 @@ class Finetuning:
         *,
         data_root: Path | None,
         host_weights: Path | None = None,
+        index_folder: Path | None = None,
         device: torch.device,
         threads: int,
         ranks: Ranks = ALONE,
@@ -102,7 +104,7 @@ class Finetuning:
         self._lr: float | None = None
         self._loading: Iterator[Any] | None = None
         self._spent = {"seconds": 0.0, "waited": 0.0}
-        self.data = CellData(cell, data_root, host_weights, ranks)
+        self.data = CellData(cell, data_root, host_weights, index_folder, ranks)
         self._preparing = self.data.prepare_training()
         self._steps_per_epoch = math.ceil(self.data.batches_per_epoch / cell.recipe.accumulation)
         self.total_steps = self._steps_per_epoch * cell.recipe.epochs

@@ -36,6 +36,7 @@ class FinetuneTrainable(tune.Trainable):
         data_root: Folder of the dataset, or None for an embedded one.
         weights: Folder of the hosts' pretrained weights, or None to let timm fetch them.
         teacher_folder: Folder of the cell's prerequisite in the store, or None.
+        index_folder: Where indices of datasets are kept.
         threads: CPU threads for torch.
         stop_file: When this file exists, the trial saves its state and ends.
         cpu, gpu: What the trial reserves; `gpu` may be a fraction.
@@ -53,6 +54,7 @@ class FinetuneTrainable(tune.Trainable):
         self._folder = CellFolder(Path(config["folder"]))
         self._place: dict[str, Any] = {
             "data_root": Path(config["data_root"]) if config["data_root"] else None,
+            "index_folder": Path(config["index_folder"]),
             "host_weights": Path(config["weights"]) if config["weights"] else None,
             "device": torch.device("cuda" if config["gpu"] else "cpu"),
             "threads": config["threads"],

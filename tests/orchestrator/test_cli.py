@@ -32,7 +32,7 @@ def call(capsys, tmp_path, monkeypatch):
         ),
         (
             ["run", "--set", "grids.0.dataset=[mnist]"],
-            "demo: grids.0.dataset is 'mnist', but must be one of: digits,",
+            "demo: grids.0.dataset is 'mnist', but must be one of: coco, digits,",
         ),
         (["run", "--set", "grids.0.keep_rate=[0.0]"], "`grids.0.keep_rate.0` is 0.0: Input should"),
         (["run", "--set", "grids.0.keep_rate=[1.5]"], "`grids.0.keep_rate.0` is 1.5: Input should"),

@@ -26,6 +26,7 @@ def start(tmp_path, image_folder):
                 "cell": cell.model_dump(mode="json"),
                 "folder": str(tmp_path / "cell"),
                 "data_root": str(image_folder),
+                "index_folder": str(tmp_path / "datasets"),
                 "weights": None,
                 "teacher_folder": None,
                 "threads": 1,

@@ -102,13 +102,14 @@ def describe(kind: str, cases: list[str]) -> str:
 
 def _keep(index: Index, reading: Reading, path: Path) -> None:
     """Write an index, if that is possible: without it, things only take longer."""
+    sources, stamps = zip(*sorted(reading.sources.items()), strict=True)
     buffer = io.BytesIO()
     np.savez(
         buffer,
         allow_pickle=False,
         layout=np.array(LAYOUT),
-        sources=np.array(list(reading.sources)),
-        stamps=np.array(list(reading.sources.values())),
+        sources=np.array(sources),
+        stamps=np.array(stamps),
         class_names=np.array(index.class_names),
         train_names=index.train.names,
         train_targets=index.train.targets,
@@ -123,10 +124,10 @@ def _keep(index: Index, reading: Reading, path: Path) -> None:
 
 
 def _load(path: Path, root: Path) -> Index | None:
-    """Return a kept index, None where there is none, it is damaged, or `root` has changed."""
+    """Return a kept index, None where it cannot be read or `root` has changed."""
     try:
         arrays = _arrays(path)
-    except FileNotFoundError:
+    except OSError:
         return None
     except DamagedFileError as error:
         _log.warning("%s; the dataset is read again", error)
