@@ -295,7 +295,7 @@ def test_an_unreadable_image_is_named_as_without_a_cache(root, damage):
     assert words[-1].startswith("built")
     assert split.image(0).size == (48, 32)
     with pytest.raises(UnreadableImage, match=r"flower/1\.jpg cannot be decoded"):
-        split.image([split.split.name(i) for i in range(16)].index("flower/1.jpg"))
+        split.image([split.split.name(i) for i in range(16)].index("train/flower/1.jpg"))
 
 
 def test_too_small_a_disk_is_said_before_anything_is_written(root, folder, monkeypatch):
