@@ -66,4 +66,4 @@ def _trainable(model: nn.Module) -> Iterable[tuple[str, Tensor]]:
 
 def _decays(name: str, parameter: Tensor) -> bool:
     one_dimensional = parameter.ndim <= 1 or name.endswith(".bias")
-    return not one_dimensional and name not in ("pos_embed", "cls_token")
+    return not one_dimensional and name not in ("pos_embed", "cls_token", "dist_token")

@@ -59,7 +59,7 @@ class Recipe(BaseModel):
     warmup_prefix: bool = False
     """True shifts the cosine to begin after the warm-up; the published study did not."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
-    """AdamW's decay; never applied to biases, 1-d parameters, `pos_embed` and `cls_token`."""
+    """AdamW's decay; never on biases, 1-d parameters, `pos_embed`, `cls_token`, `dist_token`."""
     backbone_lr_scale: Annotated[float, Field(ge=0)] = 1.0
     """Learning rate of the backbone relative to that of the new parts."""
     backbone_freeze_epochs: Annotated[int, Field(ge=0)] = 0

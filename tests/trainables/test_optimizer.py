@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from timm.models import VisionTransformer
+from timm.models.deit import VisionTransformerDistilled
 
 import reduction
 from trainables.optimizer import build_optimizer, parameter_groups, set_learning_rates
@@ -48,6 +49,14 @@ def test_parameters_that_do_not_train_are_left_out():
     model.pos_embed.requires_grad_(False)
     names = [name for group in parameter_groups(model, RECIPE) for name in group["names"]]
     assert "pos_embed" not in names
+
+
+def test_the_token_of_a_distilled_host_is_treated_as_its_cls_token():
+    host = VisionTransformerDistilled(embed_dim=48, num_heads=3, num_classes=10)
+    groups = parameter_groups(reduction.reduce(host, "topk", keep_rate=0.7), RECIPE)
+    (group,) = (group for group in groups if "dist_token" in group["names"])
+    assert "cls_token" in group["names"]
+    assert group["weight_decay"] == 0
 
 
 def test_rates_of_a_step_are_set_in_every_group():
