@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 from timm.layers import Attention
-from torch import Tensor
+from torch import Tensor, nn
 
 from reduction.tokens import Tokens, at_least_float32, gather_tokens, without_autocast
 
@@ -37,13 +37,16 @@ class AttentionView:
         """
         with without_autocast(self.queries):
             queries = at_least_float32(self.queries[:, heads, rows]) * self.attention.scale
-            logits = queries @ at_least_float32(self.keys[:, heads]).mT
-            return (logits if self.bias is None else logits + self.bias).softmax(dim=-1)
+            return self._softmax(queries @ at_least_float32(self.keys[:, heads]).mT)
 
     @property
     def cls_heads(self) -> Tensor:
         """[B, H, N] attention of the CLS token on each patch token, for each head."""
-        return self.probabilities(slice(1), slice(None))[:, :, 0, self.num_prefix :]
+        if self._rounded:
+            probabilities = self._softmax(self._exact_cls_logits())
+        else:
+            probabilities = self.probabilities(slice(1), slice(None))
+        return probabilities[:, :, 0, self.num_prefix :]
 
     @property
     def cls(self) -> Tensor:
@@ -63,7 +66,11 @@ class AttentionView:
     @property
     def mean_keys(self) -> Tensor:
         """[B, P + N, D] keys, mean over heads, at least float32."""
-        return at_least_float32(self.keys).mean(dim=1)
+        if not self._rounded:
+            return at_least_float32(self.keys).mean(dim=1)
+        weight, bias = self._projection(1)
+        with without_autocast(self.x):
+            return F.linear(self.x, weight.mean(dim=0), None if bias is None else bias.mean(dim=0))
 
     def output(self, rows: Tensor | None) -> Tensor:
         """The attention module's output [B, K, C] for the query `rows` [B, K] (None: all)."""
@@ -77,6 +84,38 @@ class AttentionView:
         if attention.gate is not None:
             merged = merged * attention.gate(x).sigmoid()
         return attention.proj_drop(attention.proj(merged))
+
+    @property
+    def _rounded(self) -> bool:
+        """Whether autocast has rounded queries and keys, where the projections are known."""
+        attention = self.attention
+        norms = isinstance(attention.q_norm, nn.Identity) and isinstance(
+            attention.k_norm, nn.Identity
+        )
+        return self.keys.dtype != self.x.dtype and norms and type(attention.qkv) is nn.Linear
+
+    def _exact_cls_logits(self) -> Tensor:
+        """[B, H, 1, P + N] scaled logits of the CLS token, out of autocast.
+
+        The CLS token's query meets the keys' weights first, so that no key is projected again. The
+        keys' bias adds the same to all logits of a query.
+        """
+        weight, bias = self._projection(0)
+        with without_autocast(self.x):
+            query = torch.einsum("bc,hdc->bhd", self.x[:, 0], weight)
+            query = (query if bias is None else query + bias) * self.attention.scale
+            return (torch.einsum("bhd,hdc->bhc", query, self._projection(1)[0]) @ self.x.mT)[
+                :, :, None
+            ]
+
+    def _projection(self, part: int) -> tuple[Tensor, Tensor | None]:
+        """Weight [H, D, C] and bias [H, D] of the queries (part 0) or keys (part 1)."""
+        qkv, shape = self.attention.qkv, (3, self.attention.num_heads, self.attention.head_dim)
+        bias = None if qkv.bias is None else qkv.bias.unflatten(0, shape)[part]
+        return qkv.weight.unflatten(0, shape)[part], bias
+
+    def _softmax(self, logits: Tensor) -> Tensor:
+        return (logits if self.bias is None else logits + self.bias).softmax(dim=-1)
 
     def _attend(self, queries: Tensor) -> Tensor:
         attention = self.attention

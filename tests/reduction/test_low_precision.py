@@ -16,16 +16,16 @@ PRECISIONS = [("cpu", torch.bfloat16)]
 if torch.cuda.is_available():
     PRECISIONS += [("cuda", torch.bfloat16), ("cuda", torch.float16)]
 
-# Shares of equal decisions, a little below what was measured (docs/benchmarks.md): how products in
-# bfloat16 round depends on the CPU.
-FROM_THE_SAME_TOKENS = dict.fromkeys(METHODS, 0.99) | {"ats": 0.95, "atc": 0.94}
+FROM_THE_SAME_TOKENS = 0.99
+# A little below what was measured in bfloat16 (docs/benchmarks.md): the host's features differ, and
+# how products round depends on the device.
 WHOLE_MODEL = dict.fromkeys(METHODS, 0.985) | {
     "ats": 0.7,
     "dynamicvit": 0.97,
     "tome": 0.92,
-    "atc": 0.88,
+    "atc": 0.82,
     "kmedoids": 0.65,
-    "dpcknn": 0.87,
+    "dpcknn": 0.8,
 }
 
 
@@ -112,7 +112,7 @@ def test_decisions_from_the_same_tokens(make_model, stages_alone, images, method
                 with torch.no_grad():
                     traces.append(model.forward_with_trace(images, weights=True)[1])
             same += alike(*traces, reduction.METHODS[method].family)
-    assert share(same, method) >= FROM_THE_SAME_TOKENS[method]
+    assert share(same, method) >= FROM_THE_SAME_TOKENS
 
 
 @pytest.mark.parametrize("method", METHODS)
