@@ -5,6 +5,7 @@ import io
 import math
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional
@@ -62,7 +63,8 @@ def assert_same_state(a, b):
         assert [name for name in a[part] if not torch.equal(a[part][name], b[part][name])] == []
     for index, moments in a["moments"].items():
         assert all(torch.equal(moments[name], b["moments"][index][name]) for name in moments)
-    assert (a["step"], a["accuracy"], a["best"]) == (b["step"], b["accuracy"], b["best"])
+    for part in ("step", "accuracy", "best", "scaler"):
+        assert a[part] == b[part]
 
 
 @pytest.fixture(scope="module")
@@ -77,17 +79,62 @@ def straight(randomised_cell, finetune):
     return finetuning
 
 
-@pytest.mark.parametrize("stop", [1, 2, 3, 4, 6])
+def resume(finetuning, state):
+    torch.rand(state["step"])  # The process that resumes has other random states.
+    np.random.rand(state["step"])  # noqa: NPY002 - of this generator, too
+    finetuning.load_state_dict(through_bytes(state))
+    assert finetuning.step == state["step"]
+    train(finetuning)
+    return finetuning
+
+
+@pytest.mark.parametrize(
+    ("stop", "loaders"),
+    [(1, (2, 0)), (2, (0, 2)), (3, (2, 1)), (4, (2, 2)), (5, (0, 0)), (6, (2, 0))],
+)
 def test_resuming_ends_bit_for_bit_where_never_stopping_ends(
-    randomised_cell, straight, finetune, stop
+    make_cell, straight, finetune, stop, loaders
 ):
-    state = through_bytes(train_to(finetune(randomised_cell), stop).state_dict())
-    torch.manual_seed(stop)  # The process that resumes has other random states.
-    resumed = finetune(randomised_cell)
-    resumed.load_state_dict(state)
-    assert resumed.step == stop
-    train(resumed)
-    assert_same_state(resumed, straight)
+    """Also where other numbers of processes load the images before and after."""
+    before, after = (make_cell(**EVERYTHING_ON, loader_workers=n) for n in loaders)
+    stopped = train_to(finetune(before), stop)
+    stopped.close()
+    assert_same_state(resume(finetune(after), stopped.state_dict()), straight)
+
+
+@pytest.mark.parametrize("method", ["dynamicvit", "random", "dpcknn"])
+def test_a_method_that_draws_resumes_bit_for_bit_from_every_step(make_cell, finetune, method):
+    cell = make_cell(method, epochs=1, batch_size=32, drop_path=0.3, accumulation=2)
+    straight, states = finetune(cell), []
+    while not straight.finished:
+        straight.run(lambda: True)
+        states.append(copy.deepcopy(straight.state_dict()))
+    assert [state["step"] for state in states] == [1, 2, 3]
+    for state in states[:-1]:
+        assert_same_state(resume(finetune(cell), state), straight)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_mixed_precision_resumes_bit_for_bit(make_cell, finetune, precision):
+    """Where float16's first steps overflow, its loss scale is part of the state."""
+    cell = make_cell(precision=precision, epochs=1, batch_size=52, drop_path=0.3, accumulation=1)
+    straight, states = finetune(cell), []
+    poison_gradients(straight, at_scales_above=2**14)
+    while not straight.finished:
+        straight.run(lambda: True)
+        states.append(copy.deepcopy(straight.state_dict()))
+    for state in states[:2]:
+        resumed = finetune(cell)
+        poison_gradients(resumed, at_scales_above=2**14)
+        assert_same_state(resume(resumed, state), straight)
+    if precision == "fp16":
+        assert [state["scaler"]["scale"] for state in states[:3]] == [2**15, 2**14, 2**14]
+
+
+def test_a_cell_trains_on_the_threads_it_was_given_whatever_was_set(make_cell, finetune):
+    torch.set_num_threads(2)
+    finetune(make_cell())
+    assert torch.get_num_threads() == 1
 
 
 @pytest.mark.parametrize("method", reduction.METHODS)
