@@ -8,10 +8,11 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 
+from orchestrator.datasets import dataset_root
 from orchestrator.errors import UserError
 from orchestrator.listing import cells_table, describe, status_view
 from orchestrator.reporting import write_report
-from orchestrator.run import INTERRUPTED, run_study
+from orchestrator.run import INTERRUPTED, SOME_FAILED, run_study
 from orchestrator.selection import STAGES, Options, select
 from orchestrator.store import find_study
 from trainables.files import DamagedFileError
@@ -87,6 +88,23 @@ def run(
         describe(select(options), options, console)
     else:
         raise typer.Exit(run_study(options, console))
+
+
+@app.command("check-data")
+def check_data(
+    dataset: Annotated[str, typer.Argument(help="Name of the dataset, e.g. imagenet.")],
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", exists=True, file_okay=False, help="Its folder.")
+    ],
+) -> None:
+    """Count and decode a dataset's images and name all that is wrong, before time is spent on it.
+
+    The status is 0 where nothing is wrong, else 1.
+    """
+    from orchestrator.check_data import check_data as check  # Imports NumPy and Pillow.
+
+    root = dataset_root(dataset, folder) or folder
+    raise typer.Exit(0 if check(dataset, root, Console()) else SOME_FAILED)
 
 
 @app.command()

@@ -6,9 +6,9 @@ import ray
 
 from orchestrator.cluster import Cluster, connected
 from orchestrator.comparing import ComparisonError, write_tables
+from orchestrator.datasets import dataset_root
 from orchestrator.interrupts import Interrupts
 from orchestrator.lane import Lane
-from orchestrator.preflight import dataset_root
 from orchestrator.progress import EVALUATING, Progress
 from orchestrator.selection import Options, Selection
 from orchestrator.store import CellState, StoredCell

@@ -7,9 +7,9 @@ from rich.console import Console
 from timm.models import VisionTransformer
 
 import reduction
+from orchestrator.datasets import dataset_root, work_shown
 from orchestrator.errors import UserError
 from orchestrator.host_check import check_hosts
-from orchestrator.reading import reading_shown
 from orchestrator.selection import Options, Selection
 from reduction.model import ReducedVisionTransformer
 from trainables.cell import Cell
@@ -40,7 +40,7 @@ def preflight(selection: Selection, options: Options, console: Console) -> dict[
     check_hosts(selection.untrained(), options.weights)
     cells = selection.unfinished()
     names = sorted({cell.dataset for cell in cells})
-    with reading_shown(console) as progress:
+    with work_shown(console) as progress:
         datasets = {
             name: _open(name, options.data, selection.store.datasets, progress) for name in names
         }
@@ -85,13 +85,6 @@ def training_macs(
     return macs
 
 
-def dataset_root(name: str, data: Path | None) -> Path | None:
-    """Return the folder of one dataset: `DATA/NAME` where it exists, else `DATA` itself."""
-    if data is None:
-        return None
-    return data / name if (data / name).is_dir() else data
-
-
 def _open(
     name: str, data: Path | None, index_folder: Path, progress: ReadingProgress
 ) -> ImageDataset:
@@ -99,8 +92,12 @@ def _open(
     try:
         return open_dataset(name, root, index_folder, progress)
     except (ValueError, OSError) as error:
-        hint = "" if data else " (give its folder with --data DIR)"
-        raise UserError(f"{error}{hint}") from error
+        hint = (
+            f"tokensweep check-data {name} {root} tells more"
+            if data
+            else "give its folder with --data DIR"
+        )
+        raise UserError(f"{error} ({hint})") from error
 
 
 def _host(cell: Cell, dataset: ImageDataset, weights: Path | None) -> VisionTransformer:

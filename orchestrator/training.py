@@ -12,9 +12,9 @@ from ray.tune.experiment import Trial
 from orchestrator.attempts import attempt_in_words, lost_in_words
 from orchestrator.cluster import Cluster
 from orchestrator.command import command_line
+from orchestrator.datasets import dataset_root
 from orchestrator.errors import UserError
 from orchestrator.interrupts import Interrupts
-from orchestrator.preflight import dataset_root
 from orchestrator.progress import RUNNING, Progress
 from orchestrator.search import CellSearch
 from orchestrator.store import CellState, Store, waits_for

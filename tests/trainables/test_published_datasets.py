@@ -94,13 +94,13 @@ class TestIndex:
     def readings(self, monkeypatch):
         """Names of the datasets whose folders were read."""
         found = []
-        read = FileDataset._read
+        read = FileDataset.read
 
         def counted(self, *arguments):
             found.append(self.name)
             return read(self, *arguments)
 
-        monkeypatch.setattr(FileDataset, "_read", counted)
+        monkeypatch.setattr(FileDataset, "read", counted)
         return found
 
     @pytest.fixture
@@ -183,7 +183,7 @@ def test_a_changed_list_makes_the_index_anew(name, changed, tmp_path):
     assert told == []
     os.utime(root / changed, ns=(1, 1))
     open_dataset(name, root, index_folder, lambda *reading: told.append(reading))
-    assert (str(root / changed), 0, 1) in told
+    assert (f"reading {root / changed}", 0, 1) in told
 
 
 class TestImagenet:
@@ -366,7 +366,9 @@ class TestNabirds:
     def test_a_split_without_images_is_named(self, written):
         path = written.root / "train_test_split.txt"
         edit(path, lambda text: re.sub(" 0$", " 1", text, flags=re.MULTILINE))
-        assert complaint("nabirds", written.root).endswith("has no image for evaluation")
+        assert complaint("nabirds", written.root).endswith(
+            "has 1 splits without an image (evaluation)"
+        )
 
 
 class TestCoco:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from trainables.data.base import ImageDataset
+from trainables.data.indexed import FileDataset
 from trainables.data.reading import ReadingProgress
 
 DATASETS: dict[str, str] = {
@@ -44,3 +45,8 @@ def open_dataset(
         raise ValueError(f"dataset is {name!r}, but must be one of {', '.join(sorted(DATASETS))}")
     module: Any = import_module(DATASETS[name])
     return cast(ImageDataset, module.open_dataset(root, index_folder, progress))
+
+
+def file_dataset(name: str) -> FileDataset | None:
+    """Return how a dataset of `DATASETS` is read from its folder; None for an embedded one."""
+    return getattr(import_module(DATASETS[name]), "DATASET", None)

@@ -1,6 +1,7 @@
 """Images in files, for every dataset that is not embedded."""
 
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +47,19 @@ class FileSplit(LabelledSplit):
 def has_image_suffix(file: str) -> bool:
     """Tell whether a file of this name is taken for an image; hidden ones are not."""
     return not file.startswith(".") and os.path.splitext(file)[1].lower() in IMAGE_SUFFIXES
+
+
+def undecodable(split: FileSplit) -> list[str]:
+    """Decode every image; return the name of each that cannot be decoded, and why."""
+    found = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Of an odd tag in an image that is fine.
+        for index in range(len(split)):
+            try:
+                split.image(index)
+            except UnreadableImage as error:
+                found.append(f"{split.name(index)}: {error.__cause__}")
+    return found
 
 
 def read_image(path: Path) -> Image.Image:

@@ -53,8 +53,8 @@ class FileDataset:
 
     name: str
     task: Task
-    read: Callable[[Reading], Index]
-    """Reads the folder; raises ValueError or FileNotFoundError where that is not possible."""
+    read_index: Callable[[Reading], Index]
+    """Reads the folder, see `read`."""
     published: PublishedCounts | None = None
 
     def open(
@@ -71,18 +71,29 @@ class FileDataset:
         kept = index_folder / self._index_name(root) if index_folder else None
         index = _load(kept, root) if kept else None
         if index is None:
-            index = self._read(root, kept, progress)
+            index = self._read_whole(root, kept, progress)
         return ImageDataset(self.name, self.task, index.class_names, index.train, index.val)
 
-    def _read(self, root: Path, kept: Path | None, progress: ReadingProgress | None) -> Index:
+    def read(self, reading: Reading) -> Index:
+        """Read what can be used of the dataset's folder; the rest are problems of the reading.
+
+        Raises:
+            ValueError: A file that all depends on is damaged.
+            FileNotFoundError: Such a file or folder is missing.
+        """
+        index = self.read_index(reading)
+        for part, split in (("training", index.train), ("evaluation", index.val)):
+            if not len(split):
+                reading.problem("splits without an image", part)
+        return index
+
+    def _read_whole(self, root: Path, kept: Path | None, progress: ReadingProgress | None) -> Index:
+        """Read the folder, keep the index, and raise ValueError where there is any problem."""
         reading = Reading(root, progress)
         index = self.read(reading)
         if reading.problems:
             told = "; ".join(describe(kind, cases) for kind, cases in reading.problems.items())
             raise ValueError(f"dataset {self.name!r} in {root} has {told}")
-        for part, split in (("training", index.train), ("evaluation", index.val)):
-            if not len(split):
-                raise ValueError(f"dataset {self.name!r} in {root} has no image for {part}")
         if kept:
             _keep(index, reading, kept)
         return index

@@ -11,6 +11,9 @@ LISTING_THREADS = 16
 ReadingProgress = Callable[[str, int, int], None]
 """Told what is read, how many of its parts are done, and how many there are."""
 
+Problems = dict[str, list[str]]
+"""What is wrong with a dataset: kind of problem -> a word on each case."""
+
 Stamp = tuple[int, int]
 """When a file or folder was last changed, in nanoseconds, and its size in bytes."""
 
@@ -32,14 +35,14 @@ class Reading:
         progress: Told how far the reading is.
 
     Attributes:
-        problems: What is wrong, by kind, in a word on each case.
+        problems: What is wrong so far.
         sources: Stamp of every file and folder read, by its path relative to `root`, taken before
             it was read.
     """
 
     def __init__(self, root: Path, progress: ReadingProgress | None = None) -> None:
         self.root = root
-        self.problems: dict[str, list[str]] = {}
+        self.problems: Problems = {}
         self.sources: dict[str, Stamp] = {}
         self._progress = progress or (lambda what, done, total: None)
 
@@ -61,7 +64,7 @@ class Reading:
         if not path.is_file():
             raise FileNotFoundError(f"file {path} is missing: it holds {content}")
         self.sources[name] = stamp(path)
-        self._progress(str(path), 0, 1)
+        self._progress(f"reading {path}", 0, 1)
         return path.read_bytes()
 
     def lines(self, name: str, content: str) -> list[tuple[int, str]]:
@@ -99,7 +102,7 @@ class Reading:
         with ThreadPoolExecutor(LISTING_THREADS) as threads:
             for folder, files in zip(folders, threads.map(self._files, folders), strict=True):
                 found[folder] = files
-                self._progress(f"folders of {self.root}", len(found), len(folders))
+                self._progress(f"listing the folders of {self.root}", len(found), len(folders))
         return found
 
     def present(self, names: Sequence[str]) -> list[bool]:
