@@ -25,11 +25,15 @@ class Cluster:
     cpus: float
     gpus: float
     nodes: tuple[tuple[float, float], ...]
-    """CPUs and GPUs of each node: a trial has to fit into one."""
+    """CPUs and GPUs of each node: a process has to fit into one."""
 
-    def fits(self, cpus: float, gpus: float) -> bool:
-        """Tell whether some node has as much, when nothing else runs on it."""
-        return any(cpus <= has_cpus and gpus <= has_gpus for has_cpus, has_gpus in self.nodes)
+    def room(self, cpus: float, gpus: float) -> int:
+        """Return how many processes that need as much fit at once, when nothing else runs."""
+        needs = [(kind, need) for kind, need in enumerate((cpus, gpus)) if need]
+        # The small number undoes rounding: three times 0.1 fit into 0.3.
+        return sum(
+            min(int(node[kind] / need + 1e-9) for kind, need in needs) for node in self.nodes
+        )
 
     def __str__(self) -> str:
         return f"{self.where} ({self.cpus:g} CPUs, {self.gpus:g} GPUs)"

@@ -88,14 +88,13 @@ def describe(selection: Selection, options: Options, console: Console) -> None:
     for column in ("cell", "dataset", "method", "capacity", "keep rate", "reserves", "state"):
         table.add_column(column, overflow="fold")
     for cell in cells:
-        reserved = selection.study.reserved(cell.capacity)
         table.add_row(
             cell.id,
             cell.dataset,
             cell.method,
             cell.capacity,
             f"{cell.keep_rate:g}",
-            f"{reserved.cpu:g} CPU, {reserved.gpu:g} GPU",
+            str(selection.study.reserved(cell.capacity)),
             _state_in_words(selection.store, cell, selection.stored(cell).state()),
         )
     console.print(table)

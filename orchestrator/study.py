@@ -54,15 +54,21 @@ class Resources(StrictModel):
     """What a trial of one capacity reserves."""
 
     cpu: Annotated[float, Field(gt=0)] = 1.0
-    """CPU cores; whole ones are also the threads that torch uses."""
-    gpu: Annotated[float, Field(ge=0)] = 1.0
-    """GPUs, or a share of one; without any GPU in the cluster cells run on CPUs."""
+    """CPU cores a worker; whole ones are also the threads that torch uses."""
+    gpu: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """GPU of a worker, or a share of one; without any GPU in the cluster cells run on CPUs."""
+    workers: Annotated[int, Field(ge=1)] = 1
+    """Processes that train the cell together."""
 
     @model_validator(mode="after")
-    def _one_gpu_at_most(self) -> Self:
-        if self.gpu > 1:
-            raise ValueError("must be at most 1 GPU a cell")
+    def _workers_have_whole_gpus(self) -> Self:
+        if self.workers > 1 and self.gpu not in (0, 1):
+            raise ValueError(f"gpu is {self.gpu:g}, but must be 0 or 1 with several workers")
         return self
+
+    def __str__(self) -> str:
+        each = f"{self.cpu:g} CPU, {self.gpu:g} GPU"
+        return each if self.workers == 1 else f"{self.workers} x ({each})"
 
 
 class Study(StrictModel):
@@ -112,6 +118,8 @@ def expand(study: Study) -> list[Cell]:
     cells, teachers = _cells_and_teachers(study)
     for teacher in teachers.values():
         cells.setdefault(teacher.id, teacher)
+    for cell in cells.values():
+        _check_shares(study, cell)
     return list(cells.values())
 
 
@@ -142,6 +150,15 @@ def _with_rates(cell: Cell, rates: Sequence[float]) -> Cell:
         return cell.model_copy(update={"eval_keep_rates": ()})
     others = {*cell.eval_keep_rates, *rates} - {cell.keep_rate}
     return cell.model_copy(update={"eval_keep_rates": tuple(sorted(others))})
+
+
+def _check_shares(study: Study, cell: Cell) -> None:
+    workers, batch = study.reserved(cell.capacity).workers, cell.recipe.batch_size
+    if batch < 2 * workers - 1:  # They share a batch out in pairs of images, as mixup needs it.
+        raise UserError(
+            f"cell {cell.id}: batch_size is {batch}, but must be at least {2 * workers - 1} for "
+            f"resources.{cell.capacity}.workers ({workers})"
+        )
 
 
 def _expand_grid(study: Study, grid: Grid, origin: str) -> Iterator[tuple[Cell, Cell | None]]:

@@ -114,10 +114,11 @@ class Training:
         """
         wanted = self.study.reserved(cell.capacity)
         gpu = wanted.gpu if self.cluster.gpus else 0.0
-        if not self.cluster.fits(wanted.cpu, gpu):
+        room = self.cluster.room(wanted.cpu, gpu)
+        if room < wanted.workers:
             raise UserError(
-                f"resources.{cell.capacity} asks for {wanted.cpu:g} CPUs and {gpu:g} GPUs, "
-                f"but no node of {self.cluster} has as much"
+                f"resources.{cell.capacity} asks for {wanted.model_copy(update={'gpu': gpu})}, but "
+                f"the nodes of {self.cluster} have room for {room} such workers"
             )
         root = dataset_root(cell.dataset, self.data)
         teacher = self.store.cell(cell.prerequisite).path if cell.prerequisite else None
@@ -134,6 +135,7 @@ class Training:
             "threads": max(1, int(wanted.cpu)),
             "cpu": wanted.cpu,
             "gpu": gpu,
+            "workers": wanted.workers,
         }
 
 

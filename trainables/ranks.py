@@ -78,9 +78,7 @@ class Ranks:
         """
         if self.size == 1:
             return module
-        return DistributedDataParallel(
-            module, broadcast_buffers=False, find_unused_parameters=unused_parameters
-        )
+        return DistributedDataParallel(module, find_unused_parameters=unused_parameters)
 
 
 ALONE = Ranks()

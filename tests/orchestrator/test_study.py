@@ -104,7 +104,7 @@ def test_ids_tell_what_a_cell_is(write):
         ("defaults.reduction_loc=[3]", True),
         ("recipes.quick.loader_workers=2", False),
         ("recipes.quick.checkpoint_minutes=1.0", False),
-        ("resources.tiny={cpu: 2.0}", False),
+        ("resources.tiny={cpu: 2.0, gpu: 1.0, workers: 2}", False),
         ("name=other", False),
         ("grids.0.eval_keep_rates=[0.25]", False),
     ],
@@ -139,7 +139,15 @@ def test_the_id_changes_with_what_changes_the_outcome_only(write, setting, chang
         ({"recipes": {}}, "recipe is 'quick', but must be one of: "),
         ({"recipes": {"quick": {"epoch": 3}}}, "minimal: recipes.quick: unknown key `epoch`"),
         ({"recipes": {"quick": {"lr": -1.0}}}, "minimal: recipes.quick: `lr` is -1.0: "),
-        ({"resources": {"tiny": {"gpu": 2.0}}}, "`resources.tiny` is {'gpu': 2.0}: "),
+        ({"resources": {"tiny": {"gpu": 2.0}}}, "`resources.tiny.gpu` is 2.0: "),
+        (
+            {"resources": {"tiny": {"gpu": 0.5, "workers": 2}}},
+            "gpu is 0.5, but must be 0 or 1 with several workers",
+        ),
+        (
+            {"resources": {"tiny": {"workers": 129}}},
+            "batch_size is 256, but must be at least 257 for resources.tiny.workers (129)",
+        ),
         ({"color": "red"}, "unknown key `color`"),
     ],
 )

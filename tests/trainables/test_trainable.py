@@ -7,7 +7,7 @@ import multiprocessing
 import pytest
 import torch
 
-from trainables import trainable
+from trainables import cell_training
 from trainables.cell_folder import CellFolder
 from trainables.trainable import FinetuneTrainable
 
@@ -31,6 +31,7 @@ def start(tmp_path, image_folder):
                 "teacher_folder": None,
                 "threads": 1,
                 "stop_file": str(tmp_path / "stop"),
+                "workers": 1,
                 "cpu": 1,
                 "gpu": 0,
             }
@@ -65,14 +66,14 @@ def poison(monkeypatch):
     """Return a function that makes the loss infinite where a predicate of the training holds."""
 
     def poison(holds):
-        class Poisoned(trainable.Finetuning):
+        class Poisoned(cell_training.Finetuning):
             def _train_step(self, *arguments):
                 if holds(self):
                     with torch.no_grad():
                         self.model.head.bias.fill_(math.inf)
                 super()._train_step(*arguments)
 
-        monkeypatch.setattr(trainable, "Finetuning", Poisoned)
+        monkeypatch.setattr(cell_training, "Finetuning", Poisoned)
 
     return poison
 
@@ -176,7 +177,7 @@ def test_after_the_last_retry_the_cell_is_lost(make_cell, start, folder, poison)
 def test_a_crash_does_not_make_the_next_attempt_gentler(make_cell, start, folder, monkeypatch):
     trial = start(make_cell())
     trial.train()
-    monkeypatch.setattr(trial._finetuning, "run", lambda until: 1 / 0)
+    monkeypatch.setattr(trial._training._finetuning, "run", lambda until: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         trial.train()
     run(start(make_cell()))

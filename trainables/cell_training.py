@@ -1,0 +1,141 @@
+"""The training of a cell in its folder of the store, in one process or as one of several ranks.
+
+The folder is the truth: whenever a training starts, for the first time, after a crash or in a new
+launch, it goes on from the newest whole state there. So does an attempt that ends on a number
+that is not finite, but gentler: the folder tells how often that has happened.
+"""
+
+import io
+import math
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save as save_safetensors
+
+from trainables.cell import Cell
+from trainables.cell_folder import CellFolder
+from trainables.finite import NonFiniteError
+from trainables.gentler import changes_after, lost_after, with_changes
+from trainables.loop import Finetuning
+from trainables.ranks import ALONE, Ranks
+
+REPORT_SECONDS = 15.0
+"""How often a running cell reports, so that a watcher sees it move."""
+
+
+class CellTraining:
+    """Trains a cell, report by report; of several ranks the first alone writes.
+
+    Args:
+        config: The trial's configuration; see `FinetuneTrainable`.
+        ranks: This process among those that train the cell together.
+    """
+
+    def __init__(self, config: dict[str, Any], ranks: Ranks = ALONE) -> None:
+        self._ranks = ranks
+        self._cell = Cell.model_validate(config["cell"])
+        self._folder = CellFolder(Path(config["folder"]))
+        self._place: dict[str, Any] = {
+            "data_root": Path(config["data_root"]) if config["data_root"] else None,
+            "index_folder": Path(config["index_folder"]),
+            "host_weights": Path(config["weights"]) if config["weights"] else None,
+            "teacher_folder": Path(config["teacher_folder"]) if config["teacher_folder"] else None,
+            "device": torch.device("cuda" if config["gpu"] else "cpu"),
+            "threads": config["threads"],
+            "ranks": ranks,
+        }
+        self._stop_file = Path(config["stop_file"])
+        self._checkpoint_seconds = (
+            self._cell.recipe.checkpoint_minutes * 60 if ranks.first else math.inf
+        )
+        self._finetuning: Finetuning | None = None
+
+    def step(self) -> dict[str, Any]:
+        """Train until something is worth reporting; save when it is time to.
+
+        Returns:
+            The report; `loss`, `step` and what is in the store are the same on all ranks.
+        """
+        finetuning = self._finetuning = self._finetuning or self._begin_attempt()
+        deadline = min(time.monotonic() + REPORT_SECONDS, self._checkpoint_due)
+        try:
+            report = finetuning.run(until=lambda: self._stopping() or time.monotonic() > deadline)
+        except NonFiniteError as error:
+            self.close()
+            return self._ranks.from_first(partial(self._end_attempt, error))
+        return report | self._ranks.from_first(partial(self._keep, finetuning, report))
+
+    def close(self) -> None:
+        """Let go of the model and end the processes that load data; a later `step` begins anew."""
+        if self._finetuning is not None:
+            self._finetuning.close()
+            self._finetuning = None
+
+    def _begin_attempt(self) -> Finetuning:
+        """Go on from the newest whole state, as gently as the attempts so far ask for."""
+        attempts, saved, best = self._ranks.from_first(
+            lambda: (
+                len(self._folder.attempts()),
+                self._folder.load_last(),
+                self._folder.best_meta(),
+            )
+        )
+        self._changes = changes_after(self._cell.recipe, attempts)
+        self._checkpoint_due = time.monotonic() + self._checkpoint_seconds
+        finetuning = Finetuning(with_changes(self._cell, self._changes), **self._place)
+        if saved is not None:
+            state = torch.load(io.BytesIO(saved), weights_only=True)
+            # An attempt that ended after this state may have found better weights than it knows.
+            finetuning.load_state_dict(state | {"best": best or state["best"]})
+        self._first_step = finetuning.step
+        return finetuning
+
+    def _end_attempt(self, error: NonFiniteError) -> dict[str, Any]:
+        """Record an attempt that ended; the next step begins a gentler one, if one is left."""
+        # Before the record: a crash between the two must not cost an attempt. The state at the
+        # step that failed is at fault, and would fail there again.
+        self._folder.discard_states(from_step=error.step)
+        attempts = len(self._folder.attempts()) + 1
+        self._folder.add_attempt(
+            {
+                "attempt": attempts,
+                "gentler": self._changes,
+                "first_step": self._first_step,
+                "step": error.step,
+                "found": {n: x if math.isfinite(x) else str(x) for n, x in error.found.items()},
+            }
+        )
+        lost = lost_after(self._cell.recipe, attempts)
+        return {"attempt_ended": attempts, "finished": False, "done": lost}
+
+    def _keep(self, finetuning: Finetuning, report: dict[str, Any]) -> dict[str, Any]:
+        """Write what a report leaves in the store; return what it says beside the training's."""
+        stopping = self._stopping()
+        if report["best_improved"]:
+            weights, meta = finetuning.best
+            self._folder.save_best(save_safetensors(weights), meta)
+        if report["epoch_ended"] or stopping or time.monotonic() > self._checkpoint_due:
+            self._save(finetuning)
+        self._folder.append_log(report)
+        if report["finished"]:
+            self._folder.write_result(
+                finetuning.result()
+                | {"attempts": self._folder.attempts(), "gentler": self._changes}
+            )
+        return {
+            "first_step": self._first_step,
+            "interrupted": stopping,
+            "done": report["finished"] or stopping,
+        }
+
+    def _save(self, finetuning: Finetuning) -> None:
+        buffer = io.BytesIO()
+        torch.save(finetuning.state_dict(), buffer)
+        self._folder.save_last(finetuning.step, buffer.getvalue())
+        self._checkpoint_due = time.monotonic() + self._checkpoint_seconds
+
+    def _stopping(self) -> bool:
+        return self._stop_file.exists()

@@ -1,0 +1,123 @@
+"""A cell's ranks as Ray actors, one to a bundle of the trial's own placement group."""
+
+from contextlib import ExitStack
+from typing import Any
+
+import ray
+import torch
+from ray.exceptions import RayActorError
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+from torch.distributed import TCPStore
+
+from trainables.cell_training import CellTraining
+from trainables.ranks import PATIENCE, joined
+
+SECONDS_TO_NOTICE_A_DEATH = 5.0
+"""Ranks that lose the connection to a dead one complain before Ray notices the death."""
+
+
+class RankDiedError(RuntimeError):
+    """A process that trains a cell with others is gone."""
+
+    def __init__(self, rank: int) -> None:
+        super().__init__(rank)  # What it takes to pickle it.
+        self.rank = rank
+
+    def __str__(self) -> str:
+        return f"worker {self.rank} (counted from 0) of the cell died"
+
+
+class Rank:
+    """What runs in each actor."""
+
+    def __init__(self, config: dict[str, Any], rank: int) -> None:
+        self._config = config
+        self._rank = rank
+        self._group = ExitStack()
+
+    def open(self) -> tuple[str, int]:
+        """Open the place where the ranks meet, in rank 0; return its host and port."""
+        host, size = ray.util.get_node_ip_address(), self._config["workers"]
+        self._store = TCPStore(
+            host, 0, size, is_master=True, wait_for_workers=False, timeout=PATIENCE
+        )
+        return host, self._store.port
+
+    def join(self, host: str, port: int) -> None:
+        """Meet the others and get ready to train."""
+        size = self._config["workers"]
+        if self._rank > 0:
+            self._store = TCPStore(host, port, size, timeout=PATIENCE)
+        device = torch.device("cuda" if self._config["gpu"] else "cpu")
+        ranks = self._group.enter_context(joined(self._store, self._rank, size, device))
+        self._training = CellTraining(self._config, ranks)
+
+    def step(self) -> dict[str, Any]:
+        """Train until something is worth reporting."""
+        return self._training.step()
+
+    def __repr__(self) -> str:
+        return f"{self._config['cell_id']}, worker {self._rank}"
+
+
+class RankGroup:
+    """Does what `CellTraining` does, in `config["workers"]` processes.
+
+    Args:
+        config: The trial's configuration; see `FinetuneTrainable`.
+    """
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        self._config = config
+        self._actors: list[Any] = []
+
+    def step(self) -> dict[str, Any]:
+        """Train until something is worth reporting; the first step starts the processes.
+
+        Raises:
+            RankDiedError: A process is gone.
+        """
+        if not self._actors:
+            self._start()
+        return self._on_all("step")[0]
+
+    def close(self) -> None:
+        """End the processes."""
+        for actor in self._actors:
+            ray.kill(actor)
+        self._actors = []
+
+    def _start(self) -> None:
+        group = ray.util.get_current_placement_group()
+        actor = ray.remote(num_cpus=self._config["cpu"], num_gpus=self._config["gpu"])(Rank)
+        for rank in range(self._config["workers"]):
+            place = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=rank)
+            started = actor.options(scheduling_strategy=place).remote(self._config, rank)
+            self._actors.append(started)
+        self._on_all("join", *ray.get(self._actors[0].open.remote()))
+
+    def _on_all(self, method: str, *arguments: Any) -> list[Any]:
+        """Call a method of all ranks; return their results, or raise as soon as one fails."""
+        calls = [getattr(actor, method).remote(*arguments) for actor in self._actors]
+        pending = calls
+        while pending:
+            done, pending = ray.wait(pending)
+            error = _error(done[0])
+            if error is not None:
+                raise _death(calls) or error
+        return ray.get(calls)
+
+
+def _death(calls: list[Any]) -> RankDiedError | None:
+    """Look whether one of the ranks that were called is dead, as the true cause of an error."""
+    done, _ = ray.wait(calls, num_returns=len(calls), timeout=SECONDS_TO_NOTICE_A_DEATH)
+    dead = [call for call in done if isinstance(_error(call), RayActorError)]
+    return RankDiedError(calls.index(dead[0])) if dead else None
+
+
+def _error(call: Any) -> Exception | None:
+    try:
+        ray.get(call)
+    except Exception as error:
+        return error
+    return None
