@@ -61,7 +61,7 @@ class CellData:
         yield from prepare(self.selecting)
 
     def train_batches(self, epoch: int, start_batch: int = 0) -> DataLoader:
-        """Return this rank's shards of the epoch's augmented batches, from `start_batch` on."""
+        """Return this rank's shards of the augmented batches left, from an epoch's batch on."""
         recipe = self._cell.recipe
         return train_loader(
             self.train,
@@ -69,6 +69,7 @@ class CellData:
             batch_size=recipe.batch_size,
             seed=self._cell.seed,
             epoch=epoch,
+            epochs=recipe.epochs - epoch,
             start_batch=start_batch,
             num_workers=recipe.loader_workers,
             repeats=recipe.repeated_augmentation,

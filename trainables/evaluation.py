@@ -18,6 +18,7 @@ from reduction import ReductionTrace
 from reduction.model import ReducedVisionTransformer
 from trainables.cell import Cell
 from trainables.cell_data import CellData
+from trainables.device_batches import DeviceBatches
 from trainables.host import build_model
 from trainables.losses import image_losses
 from trainables.metrics import mean_average_precision, top_k_accuracy
@@ -124,11 +125,9 @@ def _run(
 ) -> dict[str, Tensor]:
     """Run all batches; return logits, targets and traces by name, joined over images."""
     found = []
-    for images, targets, index in batches:
+    for images, targets, index in DeviceBatches(batches, device):
         with autocast(device, dtype):
-            logits, trace = model.forward_with_trace(
-                images.to(device, non_blocking=True), image_index=index.to(device)
-            )
+            logits, trace = model.forward_with_trace(images, image_index=index)
         found.append({"logits": logits.float(), "target": targets, "image": index, **_flat(trace)})
     return {name: _joined([batch[name] for batch in found]).cpu() for name in found[0]}
 

@@ -10,7 +10,7 @@ with the same weights.
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from trainables.cell import Cell
 from trainables.cell_data import CellData
 from trainables.data.loader import stream_seed
+from trainables.device_batches import DeviceBatches
 from trainables.finite import require_finite
 from trainables.host import build_model
 from trainables.losses import LossTerms, build_mixup
@@ -102,7 +103,7 @@ class Finetuning:
         self._best_meta: dict[str, Any] | None = None
         self._best_weights: Weights | None = None
         self._lr: float | None = None
-        self._loading: Iterator[Any] | None = None
+        self._batches: DeviceBatches | None = None
         self._spent = {"seconds": 0.0, "waited": 0.0}
         self.data = CellData(cell, data_root, host_weights, index_folder, ranks)
         self._preparing = self.data.prepare_training()
@@ -226,7 +227,7 @@ class Finetuning:
         self.step, self.accuracy = state["step"], state["accuracy"]
         self._best_meta, self._best_weights = state["best"], None
         self._spent = dict(state["spent"])
-        self._loading = None
+        self._batches = None
         self.model.load_state_dict(state["model"])
         if self.ema:
             self.ema.module.load_state_dict(state["ema"])
@@ -258,6 +259,8 @@ class Finetuning:
             progress.seconds = time.perf_counter() - started
             if self._ranks.any(until()):
                 break
+        if self.step == self.total_steps:
+            self._batches = None
 
     def _train_step(self, progress: _Progress) -> None:
         """Do one optimiser step over a window of batches; an epoch's last may be shorter."""
@@ -267,17 +270,19 @@ class Finetuning:
         self._lr = set_learning_rates(
             self._optimizer, self.step, recipe=recipe, steps_per_epoch=self._steps_per_epoch
         )
-        batches = []
+        loaded, batches = self._loaded(epoch, first), []
         for number in window:
-            images, targets = self._next_batch(epoch, number, progress)
+            images, targets, _ = next(loaded)
             images, targets = self._mixed(images, targets, epoch, number)
             last = number == window[-1]
             with nullcontext() if last else accumulating(self._forward):
                 batches.append(self._backward(images, targets, share=1 / len(window)))
             progress.images += self.data.batch_images
         norm = self._apply_gradients()
+        loaded.prefetch()  # While the device works on the step.
         # An unusable step is raised before anyone saves.
         progress.losses.append(self._checked_terms(batches, norm))
+        progress.waited += loaded.waited()
         self.step += 1
 
     def _checked_terms(self, batches: list[LossTerms], norm: Tensor) -> dict[str, float]:
@@ -297,19 +302,12 @@ class Finetuning:
         require_finite(self.step, found)
         return terms
 
-    def _next_batch(self, epoch: int, number: int, progress: _Progress) -> tuple[Tensor, Tensor]:
-        """Return the batch on the device; the loader lives on from one `run` to the next."""
-        started = time.perf_counter()
-        if self._loading is None:
-            self._loading = iter(self.data.train_batches(epoch, start_batch=number))
-        images, targets, _ = next(self._loading)
-        if number == self.data.batches_per_epoch - 1:
-            self._loading = None
-        progress.waited += time.perf_counter() - started
-        return (
-            images.to(self.device, non_blocking=True),
-            targets.to(self.device, non_blocking=True),
-        )
+    def _loaded(self, epoch: int, number: int) -> DeviceBatches:
+        """Return the batches left, from this one on; they live on from one `run` to the next."""
+        if self._batches is None:
+            loader = self.data.train_batches(epoch, start_batch=number)
+            self._batches = DeviceBatches(loader, self.device)
+        return self._batches
 
     def _mixed(
         self, images: Tensor, targets: Tensor, epoch: int, number: int

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from reduction.model import ReducedVisionTransformer
+from trainables.device_batches import DeviceBatches
 from trainables.metrics import mean_average_precision, top_k_accuracy
 from trainables.precision import autocast
 
@@ -29,13 +30,12 @@ def predict(
         model.eval()
     logits: list[list[Tensor]] = [[] for _ in models]
     targets = []
-    for images, target, index in batches:
-        images = images.to(device, non_blocking=True)
+    for images, target, index in DeviceBatches(batches, device):
         targets.append(target)
         with autocast(device, dtype):
             for model, outputs in zip(models, logits, strict=True):
-                outputs.append(model(images, image_index=index.to(device)).float())
-    return [torch.cat(outputs).cpu() for outputs in logits], torch.cat(targets)
+                outputs.append(model(images, image_index=index).float())
+    return [torch.cat(outputs).cpu() for outputs in logits], torch.cat(targets).cpu()
 
 
 def score(metric: Literal["top1", "map"], logits: Tensor, targets: Tensor) -> float:

@@ -97,6 +97,20 @@ def test_an_epoch_entered_in_the_middle_gives_the_remaining_batches(digits, num_
         assert_equal_batches(rest, whole[start:])
 
 
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("start", [0, 3])
+def test_epochs_follow_each_other_as_if_each_had_a_loader_of_its_own(digits, num_workers, start):
+    transform = train_transform(RECIPE, "single_label", *GREY)
+    options = {"batch_size": 16, "seed": 0, "repeats": 3}
+    loader = train_loader(
+        digits, transform, **options, epoch=1, epochs=3, start_batch=start, num_workers=num_workers
+    )
+    single = [train_loader(digits, transform, **options, epoch=epoch) for epoch in (1, 2, 3)]
+    expected = [batch for one in single for batch in one][start:]
+    assert len(loader) == len(expected) == 12 - start
+    assert_equal_batches(list(loader), expected)
+
+
 def test_the_batch_an_image_falls_into_does_not_matter(digits):
     small, large = (images_by_index(batches(digits, batch_size=size)) for size in (2, 70))
     assert len(small) == 70

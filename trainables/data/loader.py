@@ -12,8 +12,10 @@ import hashlib
 import math
 import random
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -24,8 +26,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from trainables.data.base import Split, Subset, Target
 from trainables.data.transforms import Transform
 
-Draw = tuple[int, int]
-"""An image's index and which of its augmented copies in the epoch this is, from 0."""
+Draw = tuple[int, int, int]
+"""An epoch, an image's index and which of its augmented copies in that epoch this is, from 0."""
 Sample = tuple[Tensor, Target, int]
 
 HOLDOUT_SHARE = 0.05
@@ -60,8 +62,7 @@ def batch_sizes(n: int, batch_size: int, *, repeats: int = 1) -> list[int]:
     Raises:
         ValueError: If there are fewer than 2 images.
     """
-    visited = n if repeats == 1 else len(_repeats_sampler(n, repeats))
-    return [batch.stop - batch.start for batch in _batch_slices(visited, batch_size)]
+    return [batch.stop - batch.start for batch in _batch_slices(n, batch_size, repeats)]
 
 
 def shard(size: int, rank: int, world_size: int) -> list[int]:
@@ -91,21 +92,25 @@ def train_loader(
     batch_size: int,
     seed: int,
     epoch: int,
+    epochs: int = 1,
     start_batch: int = 0,
     num_workers: int = 0,
     repeats: int = 1,
     rank: int = 0,
     world_size: int = 1,
 ) -> DataLoader:
-    """Return a rank's shards of the batches of one epoch, from `start_batch` on.
+    """Return a rank's shards of the batches of some epochs, from `start_batch` on.
+
+    Loader processes that go through several epochs start once, and work ahead between them.
 
     Args:
         split: Images and targets.
         transform: Augments an RGB image to a float32 tensor [3, H, W].
         batch_size: Images a batch, of all ranks; see `batch_sizes` for the epoch's end.
         seed: Seed of the cell.
-        epoch: Number of the epoch, from 0.
-        start_batch: Batches of the epoch to leave out at its start.
+        epoch: Number of the first epoch, from 0.
+        epochs: How many there are.
+        start_batch: Batches of the first epoch to leave out at its start.
         num_workers: Processes that decode and augment; 0 does it in this one.
         repeats: Augmented copies of an image; see `epoch_order`.
         rank: Number of this process among those that train the cell together.
@@ -119,10 +124,13 @@ def train_loader(
         ValueError: If there are fewer than 2 images or too few for the ranks, or `start_batch`
             lies outside the epoch.
     """
-    order = epoch_order(len(split), seed, epoch, repeats=repeats)
-    shards = _Shards(order, repeats, batch_size, start_batch, rank, world_size)
-    dataset = _AugmentedImages(split, transform, seed, epoch)
-    return _loader(dataset, num_workers, batch_sampler=shards)
+    order = partial(epoch_order, len(split), seed, repeats=repeats)
+    batches = _batch_slices(len(split), batch_size, repeats)
+    if not 0 <= start_batch <= len(batches):
+        raise ValueError(f"start_batch is {start_batch}, but must be 0 to {len(batches)}")
+    places = shard(batches[0].stop, rank, world_size)
+    shards = _Shards(order, range(epoch, epoch + epochs), batches, start_batch, repeats, places)
+    return _loader(_AugmentedImages(split, transform, seed), num_workers, batch_sampler=shards)
 
 
 def eval_loader(
@@ -174,51 +182,46 @@ class _Images(Dataset[Sample]):
 class _AugmentedImages(_Images):
     """A split through a random transform, seeded anew for each draw."""
 
-    def __init__(self, split: Split, transform: Transform, seed: int, epoch: int) -> None:
+    def __init__(self, split: Split, transform: Transform, seed: int) -> None:
         super().__init__(split, transform)
         self.seed = seed
-        self.epoch = epoch
 
     def __getitems__(self, draws: list[Draw]) -> list[Sample]:
         # Keeping the generators' states takes ten times as long as seeding: once a batch.
         with _global_random_states_kept():
-            return [self._augmented(index, copy) for index, copy in draws]
+            return [self._augmented(*draw) for draw in draws]
 
-    def _augmented(self, index: int, copy: int) -> Sample:
-        _seed_global_generators(stream_seed(self.seed, self.epoch, index, copy))
+    def _augmented(self, epoch: int, index: int, copy: int) -> Sample:
+        _seed_global_generators(stream_seed(self.seed, epoch, index, copy))
         return self[index]
 
 
+@dataclass(frozen=True)
 class _Shards(Sampler[list[Draw]]):
-    """A rank's draws of an epoch, batch by batch, from `start_batch` on."""
+    """A rank's draws of some epochs, batch by batch, from `start_batch` of the first one on."""
 
-    def __init__(
-        self,
-        order: np.ndarray,
-        repeats: int,
-        batch_size: int,
-        start_batch: int,
-        rank: int,
-        world_size: int,
-    ) -> None:
-        batches = _batch_slices(len(order), batch_size)
-        if not 0 <= start_batch <= len(batches):
-            raise ValueError(f"start_batch is {start_batch}, but must be 0 to {len(batches)}")
-        self.order = order
-        self.copies = np.arange(len(order)) % repeats
-        self.batches = batches[start_batch:]
-        self.places = shard(batches[0].stop, rank, world_size)
+    order: Callable[[int], np.ndarray]
+    epochs: range
+    batches: list[slice]
+    start_batch: int
+    repeats: int
+    places: list[int]
 
     def __len__(self) -> int:
-        return len(self.batches)
+        return len(self.batches) * len(self.epochs) - self.start_batch
 
     def __iter__(self) -> Iterator[list[Draw]]:
-        for batch in self.batches:
-            indices, copies = self.order[batch][self.places], self.copies[batch][self.places]
-            yield list(zip(indices.tolist(), copies.tolist(), strict=True))
+        for epoch in self.epochs:
+            indices = self.order(epoch)
+            copies = np.arange(len(indices)) % self.repeats
+            first = self.start_batch if epoch == self.epochs.start else 0
+            for batch in self.batches[first:]:
+                drawn = zip(indices[batch][self.places], copies[batch][self.places], strict=True)
+                yield [(epoch, int(index), int(copy)) for index, copy in drawn]
 
 
-def _batch_slices(n: int, batch_size: int) -> list[slice]:
+def _batch_slices(images: int, batch_size: int, repeats: int) -> list[slice]:
+    n = images if repeats == 1 else len(_repeats_sampler(images, repeats))
     if n < 2:
         raise ValueError(f"training split has {n} images, but must have at least 2")
     if n < batch_size:
