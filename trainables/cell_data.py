@@ -1,6 +1,6 @@
 """The data of one cell: its dataset's splits behind its recipe's transforms."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 from torch.utils.data import DataLoader
@@ -50,7 +50,7 @@ class CellData:
         )
         self.batches_per_epoch, self.batch_images = len(sizes), sizes[0]
 
-    def prepare_training(self) -> Iterator[str]:
+    def prepare_training(self) -> Generator[str]:
         """Make the images that training needs ready to be read.
 
         Yields:

@@ -189,7 +189,9 @@ class Finetuning:
 
     def close(self) -> None:
         """End the processes that load data, if any; a later `run` starts new ones."""
-        self._loading = None
+        self._batches = None
+        self._preparing.close()
+        self._preparing = self.data.prepare_training()
 
     def result(self) -> dict[str, Any]:
         """Return the training's outcome: the best epoch's accuracy, and how it was selected."""
@@ -259,8 +261,6 @@ class Finetuning:
             progress.seconds = time.perf_counter() - started
             if self._ranks.any(until()):
                 break
-        if self.step == self.total_steps:
-            self._batches = None
 
     def _train_step(self, progress: _Progress) -> None:
         """Do one optimiser step over a window of batches; an epoch's last may be shorter."""
