@@ -1,0 +1,80 @@
+"""The shipped studies that need real datasets: what they ask for is what was published."""
+
+import itertools
+
+import pytest
+
+import reduction
+from orchestrator.study import expand, load_study
+from trainables.recipe import Recipe
+
+DATASETS = ("imagenet", "nabirds", "coco", "nuswide")
+CAPACITIES = ("tiny", "small", "base")
+METHODS = "topk evit ats dynamicvit tome kmedoids dpcknn sit patchmerger sinkhorn l1 l2 linf"
+DISTILLED = {"distillation", "teacher"}
+
+
+@pytest.fixture(scope="module")
+def paper():
+    return expand(load_study("paper"))
+
+
+def changed(recipe):
+    """The fields of a recipe that decide a result and are not the published ImageNet values."""
+    ours, published = recipe.outcome(), Recipe().outcome()
+    return {name: value for name, value in ours.items() if value != published.get(name)}
+
+
+def test_the_paper_has_every_cell_of_the_published_grid_once(paper):
+    reduced = itertools.product(DATASETS, CAPACITIES, METHODS.split(), (0.25, 0.5, 0.7, 0.9))
+    baselines = itertools.product(DATASETS, CAPACITIES, ["deit"], [1.0])
+    found = [(cell.dataset, cell.capacity, cell.method, cell.keep_rate) for cell in paper]
+    assert sorted(found) == sorted([*reduced, *baselines])
+    assert len(found) == 636
+    assert {(cell.reduction_loc, cell.seed) for cell in paper} == {((3, 6, 9), 0)}
+    assert {cell.host for cell in paper} == {f"deit_{c}_patch16_224.fb_in1k" for c in CAPACITIES}
+
+
+def test_the_paper_has_the_published_values_on_imagenet(paper):
+    for cell in paper:
+        if cell.dataset == "imagenet":
+            assert set(changed(cell.recipe)) <= DISTILLED, cell.id
+
+
+def test_what_the_paper_changes_on_other_datasets_is_length_and_rate(paper):
+    chosen = {"lr", "epochs", "warmup_epochs", "ema_decay"}
+    for cell in paper:
+        if cell.dataset != "imagenet":
+            published = {"rand_augment"} if cell.dataset == "nabirds" else set()
+            assert set(changed(cell.recipe)) - DISTILLED <= chosen | published, cell.id
+    assert {c.recipe.rand_augment for c in paper if c.dataset == "nabirds"} == {None}
+
+
+def test_dynamicvit_learns_from_the_baseline_and_on_imagenet_from_the_host(paper):
+    baselines = {(c.dataset, c.capacity): c.id for c in paper if c.method == "deit"}
+    taught = [cell for cell in paper if cell.method == "dynamicvit"]
+    assert len(taught) == 48
+    for cell in taught:
+        assert cell.recipe.distillation == "dynamicvit"
+        pretrained = cell.dataset == "imagenet"
+        expected = cell.host if pretrained else baselines[cell.dataset, cell.capacity]
+        assert cell.teacher == expected
+    assert {c.recipe.distillation for c in paper if c.method != "dynamicvit"} == {"none"}
+
+
+def test_beyond_compares_new_methods_with_the_papers_own_cells(paper):
+    beyond = expand(load_study("beyond"))
+    shared = {cell.id for cell in beyond} & {cell.id for cell in paper}
+    assert {c.method for c in beyond if c.id in shared} == {"deit", "topk", "tome"}
+    assert len(shared) == 4 * 2 * (1 + 4 + 4)
+    assert {cell.method for cell in beyond} >= {"atc", "random"}
+
+
+def test_off_the_shelf_trains_nothing_and_has_nothing_to_train():
+    cells = expand(load_study("off_the_shelf"))
+    assert {cell.recipe.epochs for cell in cells} == {0}
+    assert all(set(changed(cell.recipe)) == {"epochs", "ema_decay"} for cell in cells)
+    vit = reduction.create_model("deit", "deit_tiny_patch16_224", img_size=64, depth=10)
+    for method, options in {(c.method, tuple(c.options.items())) for c in cells}:
+        model = reduction.reduce(reduction.unreduce(vit), method, keep_rate=0.9, **dict(options))
+        assert not list(model.stages.parameters()), method
