@@ -72,6 +72,7 @@ def test_adamw_steps_as_the_paper_defines():
     recipe = Recipe(batch_size=512, accumulation=2)
     before = {name: p.detach().clone().double() for name, p in model.named_parameters()}
     optimizer = build_optimizer(model, recipe)
+    assert optimizer.defaults["fused"]
     model(torch.ones(1, 3)).square().sum().backward()
     optimizer.step()
     for name, parameter in model.named_parameters():
