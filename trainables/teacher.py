@@ -49,7 +49,7 @@ def load_teacher(
     check_distillation(cell, student, dataset, weights)
     num_classes = len(dataset.class_names)
     if cell.recipe.taught_by_baseline:
-        network = _trained_cell(cell, num_classes, folder)
+        network = _trained_cell(cell, num_classes, folder, weights)
     else:
         network = pretrained_teacher(cell, num_classes, weights)
     _check_patches(cell, student, network)
@@ -153,14 +153,16 @@ def _patch_shape(network: nn.Module) -> tuple[int, int] | None:
     return network.patch_embed.num_patches, network.embed_dim
 
 
-def _trained_cell(cell: Cell, num_classes: int, folder: Path | None) -> nn.Module:
+def _trained_cell(
+    cell: Cell, num_classes: int, folder: Path | None, weights: Path | None
+) -> nn.Module:
     if folder is None:
         raise ValueError(f"the folder of {cell.prerequisite}, the teacher, is not given")
     stored = CellFolder(folder)
     found = stored.cell()
     if found.id != cell.prerequisite:
         raise ValueError(f"{folder} has {found.id}, but must have {cell.prerequisite}, the teacher")
-    network = build_model(found, num_classes, pretrained=False)
+    network = build_model(found, num_classes, pretrained=False, weights=weights)
     network.load_state_dict(load_safetensors(stored.load_best()))
     return network
 

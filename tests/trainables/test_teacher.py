@@ -3,8 +3,10 @@
 import dataclasses
 
 import pytest
+import timm
 import torch
 from safetensors.torch import save
+from timm.models import save_for_hf
 
 from trainables.cell_folder import CellFolder
 from trainables.data import open_dataset
@@ -26,9 +28,12 @@ def digits():
 @pytest.fixture
 def trained(make_cell, tmp_path):
     """An unreduced cell and its folder in the store, as training leaves it."""
-    cell = make_cell("deit", keep_rate=1.0)
-    weights = build_model(cell, 10).state_dict()
-    folder = CellFolder(tmp_path / cell.id)
+    return as_trained(make_cell("deit", keep_rate=1.0), tmp_path)
+
+
+def as_trained(cell, path, host_weights=None):
+    weights = build_model(cell, 10, weights=host_weights).state_dict()
+    folder = CellFolder(path / cell.id)
     write_atomic(folder.path / "cell.json", cell.model_dump_json().encode())
     folder.save_best(save(weights), {})
     return cell, folder, weights
@@ -48,6 +53,19 @@ def test_a_trained_cell_teaches_with_its_best_weights(make_cell, trained, digits
     assert all(torch.equal(found[name], weights[name]) for name in weights)
     assert not any(p.requires_grad for p in teacher.network.parameters())
     assert not teacher.network.training
+
+
+def test_a_trained_cell_is_what_the_folder_of_weights_says(make_cell, tmp_path, digits):
+    host = {"host": "deit_tiny_patch16_224", "image_size": 64}
+    small = {"embed_dim": 24, "num_heads": 3}
+    vit = timm.create_model(host["host"], **small)
+    save_for_hf(vit, tmp_path / host["host"], model_args=small)
+    baseline = make_cell("deit", keep_rate=1.0, **host)
+    cell, folder, weights = as_trained(baseline, tmp_path, tmp_path)
+    student = student_of(make_cell, cell.id, **host)
+    model = build_model(student, 10, weights=tmp_path)
+    teacher = load_teacher(student, model, digits, folder.path, tmp_path)
+    assert torch.equal(teacher.network.head.weight, weights["head.weight"])
 
 
 def test_damaged_weights_are_never_believed(make_cell, trained, digits):
