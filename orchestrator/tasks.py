@@ -24,6 +24,8 @@ def evaluate_cell(
 ) -> None:
     """Make the evaluations that a trained cell's best weights lack; publish each in its folder.
 
+    The states that its training could go on from are removed: its trial has ended.
+
     `weights` is the folder of the hosts' pretrained ones, whose configurations say what they are.
     """
     import torch
@@ -48,6 +50,7 @@ def evaluate_cell(
         )
         arrays = {"patterns": made.patterns, "features": made.features}
         folder.write(made.metrics, made.predictions, arrays if rate is None else {})
+    stored.discard_states()
 
 
 def compare_pairs(

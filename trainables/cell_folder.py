@@ -70,7 +70,7 @@ class CellFolder:
                 continue
         return None
 
-    def discard_states(self, from_step: int) -> None:
+    def discard_states(self, from_step: int = 0) -> None:
         """Remove the resume states of `from_step` optimiser steps and more."""
         for name in self._steps():
             if int(name.removeprefix("state-")) >= from_step:

@@ -41,6 +41,10 @@ def test_the_evaluation_finds_what_training_selected(finished):
         assert cell.evaluation()["accuracy"] == pytest.approx(cell.result()["accuracy"])
 
 
+def test_what_training_resumed_from_is_gone(finished):
+    assert not list(finished.store.path.glob("cells/*/last/*"))
+
+
 def test_reduced_cells_cost_less_and_keep_what_they_say(finished):
     by_method = {(c.cell().method, c.cell().keep_rate): c for c in cells_of(finished)}
     baseline = by_method["deit", 1.0].evaluation()
