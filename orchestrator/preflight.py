@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import torch
 from rich.console import Console
 from timm.models import VisionTransformer
 
@@ -44,7 +45,8 @@ def preflight(selection: Selection, options: Options, console: Console) -> dict[
         datasets = {
             name: _open(name, options.data, selection.store.datasets, progress) for name in names
         }
-    return training_macs(cells, datasets, options.weights)
+    with torch.device("meta"):  # Shapes alone: nothing is drawn and no memory used.
+        return training_macs(cells, datasets, options.weights)
 
 
 def training_macs(
