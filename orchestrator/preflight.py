@@ -74,17 +74,22 @@ def training_macs(
         try:
             if (cell.host, cell.dataset) not in hosts:
                 hosts[cell.host, cell.dataset] = _host(cell, dataset, weights)
-            model = _reduce(hosts[cell.host, cell.dataset], cell)
-            _check_rates(cell, model, hosts[cell.host, cell.dataset])
+            host = hosts[cell.host, cell.dataset]
+            model = _reduce(host, cell)
+            _check_rates(cell, model, host)
             check_distillation(cell, model, dataset, weights)
         except (TypeError, ValueError, OSError) as error:
             raise UserError(f"cell {cell.id}: {error}") from error
-        images = cell.recipe.epochs * len(dataset.train)
-        work = TRAINING_PASSES * reduction.flops(model).macs
-        if cell.recipe.distillation != "none":
-            work += reduction.flops(hosts[cell.host, cell.dataset]).macs
-        macs[cell.id] = work * images
+        passes = cell.recipe.epochs * len(dataset.train)
+        macs[cell.id] = passes * _macs_an_image(cell, host, model)
     return macs
+
+
+def _macs_an_image(cell: Cell, host: VisionTransformer, model: ReducedVisionTransformer) -> float:
+    masks = any(stage.masks_in_training for stage in model.stages)
+    trained = host if masks else model  # What is masked is not dropped yet.
+    taught = reduction.flops(host).macs if cell.recipe.distillation != "none" else 0
+    return TRAINING_PASSES * reduction.flops(trained).macs + taught
 
 
 def _open(

@@ -1,0 +1,45 @@
+"""The work of a study, from the shapes of its models alone."""
+
+import pytest
+
+import reduction
+from orchestrator.preflight import training_macs
+from trainables.cell import Cell
+from trainables.data import open_dataset
+from trainables.host import build_host
+from trainables.recipe import Recipe
+
+HOST = "digits_tiny_patch4_32"
+
+
+def cell(method, **recipe):
+    fields = {"host": HOST, "image_size": 32, "epochs": 2, "warmup_epochs": 0}
+    return Cell(
+        dataset="digits",
+        method=method,
+        capacity="tiny",
+        keep_rate=0.5,
+        reduction_loc=(3, 6, 9),
+        recipe=Recipe(**fields | recipe),
+    )
+
+
+def macs_of(vit, method):
+    return reduction.flops(reduction.reduce(vit, method, keep_rate=0.5)).macs
+
+
+@pytest.mark.parametrize(
+    ("method", "recipe", "host_passes", "reduced_passes"),
+    [
+        ("topk", {}, 0, 3),
+        ("deit", {}, 3, 0),
+        ("dynamicvit", {}, 3, 0),
+        ("dynamicvit", {"distillation": "dynamicvit", "teacher": HOST}, 4, 0),
+    ],
+)
+def test_work_counts_what_training_runs(method, recipe, host_passes, reduced_passes):
+    """Masks leave all tokens in place, and a teacher runs forward."""
+    vit = build_host(HOST, num_classes=10, image_size=32)
+    cells, datasets = [cell(method, **recipe)], {"digits": open_dataset("digits")}
+    image = host_passes * macs_of(vit, "deit") + reduced_passes * macs_of(vit, method)
+    assert training_macs(cells, datasets, None) == {cells[0].id: pytest.approx(2 * 1437 * image)}
