@@ -24,7 +24,7 @@ def call(capsys, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["run", "--study", "nope"], "study is 'nope', but must be one of: demo, smoke"),
+        (["run", "--study", "nope"], "study is 'nope', but must be one of: beyond, demo, off_"),
         (["run", "--study", "nowhere/study.yaml"], "there is no study file nowhere/study.yaml"),
         (
             ["run", "--set", "grids.0.method=[topq]"],

@@ -124,7 +124,7 @@ def test_the_id_changes_with_what_changes_the_outcome_only(write, setting, chang
         ),
         (
             {"grids": [grid(dataset=["mnist"])]},
-            "minimal: grids.0.dataset is 'mnist', but must be one of: digits,",
+            "minimal: grids.0.dataset is 'mnist', but must be one of: coco, digits,",
         ),
         ({"grids": [grid(keep_rate=[0.0])]}, "`grids.0.keep_rate.0` is 0.0: "),
         ({"grids": [grid(keep_rate=[1.5])]}, "`grids.0.keep_rate.0` is 1.5: "),
