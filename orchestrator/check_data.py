@@ -40,9 +40,11 @@ def check_data(name: str, root: Path, console: Console) -> bool:
         Whether nothing is wrong. Other counts than the published ones are noted, not wrong.
 
     Raises:
-        UserError: There is no such dataset in files, or the check itself broke.
+        UserError: There is no such dataset in files or no such folder, or the check itself broke.
     """
     dataset = _dataset(name)
+    if not root.is_dir():
+        raise UserError(f"DIR is {str(root)!r}, but must be the folder of dataset {name!r}")
     console.print(f"{name} in {root}", markup=False, highlight=False, soft_wrap=True)
     with work_shown(console) as progress:
         reading = Reading(root, progress)

@@ -93,9 +93,7 @@ def run(
 @app.command("check-data")
 def check_data(
     dataset: Annotated[str, typer.Argument(help="Name of the dataset, e.g. imagenet.")],
-    folder: Annotated[
-        Path, typer.Argument(metavar="DIR", exists=True, file_okay=False, help="Its folder.")
-    ],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Its folder.")],
 ) -> None:
     """Count and decode a dataset's images and name all that is wrong, before time is spent on it.
 

@@ -39,8 +39,8 @@ def work_shown(console: Console) -> Iterator[Callable[[str, int, int], None]]:
         if hidden and what not in told:
             console.print(what, markup=False, highlight=False, soft_wrap=True)
         told.add(what)
-        bar.start()
         bar.update(task, description=what, completed=done, total=total)
+        bar.start()
 
     try:
         yield show

@@ -334,7 +334,7 @@ def test_a_folder_of_datasets_may_be_given(call, copy):
     [
         ("mnist", ".", "error: DATASET is 'mnist', but must be one of: coco, folder, imagenet,"),
         ("digits", ".", "error: DATASET is 'digits', but must be one of: coco, folder, imagenet,"),
-        ("coco", "nowhere", "nowhere"),
+        ("coco", "nowhere", "error: DIR is 'nowhere', but must be the folder of dataset 'coco'"),
     ],
 )
 def test_bad_arguments_are_one_line(call, name, root, message):

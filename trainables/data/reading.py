@@ -64,7 +64,7 @@ class Reading:
         if not path.is_file():
             raise FileNotFoundError(f"file {path} is missing: it holds {content}")
         self.sources[name] = stamp(path)
-        self._progress(f"reading {path}", 0, 1)
+        self._progress(f"reading {self.root}", 0, 1)
         return path.read_bytes()
 
     def lines(self, name: str, content: str) -> list[tuple[int, str]]:
@@ -102,7 +102,7 @@ class Reading:
         with ThreadPoolExecutor(LISTING_THREADS) as threads:
             for folder, files in zip(folders, threads.map(self._files, folders), strict=True):
                 found[folder] = files
-                self._progress(f"listing the folders of {self.root}", len(found), len(folders))
+                self._progress(f"reading {self.root}", len(found), len(folders))
         return found
 
     def present(self, names: Sequence[str]) -> list[bool]:
