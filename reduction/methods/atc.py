@@ -1,7 +1,5 @@
 """ATC: cluster the tokens bottom-up on the similarity of their keys."""
 
-from importlib.util import find_spec
-
 import torch
 import torch.nn.functional as F
 from timm.models.vision_transformer import Block
@@ -12,7 +10,6 @@ from reduction.stage import Count, Stage, StageSpec
 from reduction.tokens import Tokens, merge_by_size, weigh_keys, without_autocast
 
 LINKAGES = ("average", "single", "complete")
-HAS_TRITON = find_spec("triton") is not None
 
 
 class ATC(Stage):
@@ -68,34 +65,20 @@ def cosine_distances(x: Tensor) -> Tensor:
 def agglomerate(distance: Tensor, num_clusters: int, linkage: str) -> Tensor:
     """Return the cluster [B, N] of each token, clusters numbered by their first members.
 
+    Lance and Williams' update of a distance matrix, for all images at once.
+
     Args:
         distance: [B, N, N], symmetric.
         num_clusters: Clusters to stop at, in 1..N.
         linkage: `average`, `single` or `complete`.
     """
-    token = torch.arange(distance.shape[1], device=distance.device)
-    distance = distance.masked_fill(token == token[:, None], torch.inf)
-    one_kernel = HAS_TRITON and distance.is_cuda and distance.dtype == torch.float32
-    leader = (_leaders_on_gpu if one_kernel else leaders)(distance, num_clusters, linkage)
-    number = (leader == token).cumsum(dim=1) - 1
-    return number.gather(1, leader)
-
-
-def leaders(distance: Tensor, num_clusters: int, linkage: str) -> Tensor:
-    """Return the leader [B, N] of each token: the first member of its cluster.
-
-    Lance and Williams' update of a distance matrix, for all images at once.
-
-    Args:
-        distance: [B, N, N], symmetric, infinite on the diagonal; is overwritten.
-        num_clusters: Clusters to stop at, in 1..N.
-        linkage: `average`, `single` or `complete`.
-    """
     batch, count = distance.shape[:2]
     image = torch.arange(batch, device=distance.device)
+    token = torch.arange(count, device=distance.device)
+    infinity = distance.new_full((), torch.inf)  # a plain number would make a GPU wait
+    distance = distance.where(token != token[:, None], infinity)
     sizes = distance.new_ones(batch, count)
-    leader = torch.arange(count, device=distance.device).repeat(batch, 1)
-    infinity = distance.new_full((), torch.inf)  # a plain number would wait for the device
+    leader = token.repeat(batch, 1)
     for _ in range(count - num_clusters):
         # By way of the least in each row, as finding where a minimum is costs ten times its value.
         row = distance.amin(dim=2).argmin(dim=1)
@@ -107,19 +90,8 @@ def leaders(distance: Tensor, num_clusters: int, linkage: str) -> Tensor:
         distance[image, goes] = distance[image, :, goes] = infinity
         sizes[image, stays] += sizes[image, goes]
         leader = torch.where(leader == goes[:, None], stays[:, None], leader)
-    return leader
-
-
-@torch.library.custom_op("reduction::leaders", mutates_args=(), device_types="cuda")
-def _leaders_on_gpu(distance: Tensor, num_clusters: int, linkage: str) -> Tensor:
-    from reduction import agglomeration  # Triton is there only where there may be a GPU
-
-    return agglomeration.leaders(distance.clone(), num_clusters, linkage)
-
-
-@_leaders_on_gpu.register_fake
-def _(distance: Tensor, num_clusters: int, linkage: str) -> Tensor:
-    return torch.empty_like(distance[:, 0], dtype=torch.int64)
+    number = (leader == token).cumsum(dim=1) - 1
+    return number.gather(1, leader)
 
 
 def _linked(

@@ -1,20 +1,12 @@
 """Single reduction steps against the study's own code, and against naive loops."""
 
 import math
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
-import triton
 from scipy.cluster import hierarchy
 from scipy.spatial.distance import pdist
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
 
-from reduction import agglomeration
 from reduction.methods import atc, ats, dpcknn, kmedoids, radial, tome
 from reduction.methods.patchmerger import PatchMerger
 from reduction.methods.random import Random
@@ -23,8 +15,6 @@ from reduction.methods.sit import SiT
 from reduction.randomness import scramble
 from reduction.stage import StageSpec
 from reduction.tokens import Tokens, merge_by_size
-
-ROOT = Path(__file__).parents[2]
 
 
 def make_spec(num_patches=60, target=21, dim=48):
@@ -238,42 +228,6 @@ def test_agglomeration_is_scipys(device, linkage):
             labels = hierarchy.fcluster(tree, count, "maxclust")
             order = list(dict.fromkeys(labels))
             assert assignment[image].tolist() == [order.index(label) for label in labels]
-
-
-KERNEL_AGAINST_LOOP = """
-import torch
-from reduction import agglomeration
-from reduction.methods import atc
-x = torch.randn(2, 19, 8, generator=torch.Generator().manual_seed(0))
-distance = atc.cosine_distances(x)
-distance.diagonal(dim1=1, dim2=2).fill_(torch.inf)
-for linkage in atc.LINKAGES:
-    for count in (1, 7, 18, 19):
-        ways = (atc.leaders, agglomeration.leaders)
-        expected, found = (leaders(distance.clone(), count, linkage) for leaders in ways)
-        assert torch.equal(found, expected), (linkage, count, found, expected)
-"""
-
-
-def test_agglomeration_in_one_kernel():
-    """Triton's interpreter runs the kernel on the CPU, if told so before Triton is imported."""
-    environment = os.environ | {"TRITON_INTERPRET": "1"}
-    command = [sys.executable, "-c", KERNEL_AGAINST_LOOP]
-    subprocess.run(command, env=environment, cwd=ROOT, check=True)
-
-
-@pytest.mark.parametrize("linkage", atc.LINKAGES)
-def test_the_kernel_compiles_for_a_gpu_that_is_not_here(linkage):
-    names = dict.fromkeys(("distances", "all_sizes"), "*fp32") | {"all_leaders": "*i64"}
-    names |= dict.fromkeys(("count", "merges"), "i32")
-    constants = {"LINKAGE": linkage, "ROWS": agglomeration.ROWS, "COLUMNS": 256}
-    source = ASTSource(
-        fn=agglomeration._merge_nearest,
-        signature=names | dict.fromkeys(constants, "constexpr"),
-        constexprs=constants,
-    )
-    kernel = triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": 8})
-    assert kernel.asm["cubin"]
 
 
 def test_random_draws_depend_on_image_and_seed_alone():
