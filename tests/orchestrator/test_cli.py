@@ -118,6 +118,17 @@ def test_a_dry_run_lists_the_cells_and_starts_nothing(call, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_dry_run_without_the_datasets_lists_the_cells_and_says_what_is_missing(call):
+    status, out, err = call(
+        *("run", "--study", "paper", "--dry-run", "--only", "coco-topk-*"),
+        *("--set", "recipes.paper.pretrained=false"),
+    )
+    assert status == 2
+    assert "12 cells: 12 pending" in out
+    assert err.startswith("error: dataset 'coco' needs a folder")
+    assert err.count("\n") == 1
+
+
 def test_only_selects_cells_by_glob(call):
     _, out, _ = call("run", "--study", "smoke", "--dry-run", "--only", "*topk*", "--only", "*deit*")
     assert "3 cells: 3 pending" in out

@@ -68,7 +68,7 @@ def test_all_hosts_are_named_with_what_to_type(tmp_path):
     assert message.startswith("pretrained weights of 3 of 3 hosts cannot be used: deit_base_")
     for name in (TINY, SMALL):
         assert f"{name}: looked for {tmp_path / name}.safetensors, " in message
-    assert "type: hf download timm/deit_base_patch16_224.fb_in1k --local-dir " in message
+    assert "type for each: hf download timm/deit_base_patch16_224.fb_in1k --local-dir " in message
     assert "\n" not in message
 
 
@@ -100,7 +100,7 @@ def test_a_hub_out_of_reach_is_told_with_the_way_out(hub):
     assert str(caught.value) == (
         f"pretrained weights of 1 of 1 hosts cannot be used: {TINY}: model.safetensors of "
         f"timm/{TINY} is not in the hub's cache, and the hub says: offline mode is enabled. "
-        f"(where there is internet, type: hf download timm/{TINY} --local-dir DIR/{TINY} "
+        f"(where there is internet, type for each: hf download timm/{TINY} --local-dir DIR/{TINY} "
         "and give that folder with --weights DIR)"
     )
 
