@@ -76,4 +76,5 @@ def _hint(name: str, weights: Path | None) -> str:
         return ""
     folder = weights or Path("DIR")
     give = "" if weights else " and give that folder with --weights DIR"
-    return f" (where there is internet, type for each: hf download {hub} --local-dir {folder / name}{give})"
+    download = f"hf download {hub} --local-dir {folder / name}"
+    return f" (where there is internet, type for each: {download}{give})"
