@@ -44,6 +44,24 @@ STUDY = {
 }
 
 
+DISTILLING = {
+    "name": "distilling",
+    "defaults": STUDY["defaults"],
+    "grids": [
+        {
+            "dataset": ["digits"],
+            "capacity": ["tiny"],
+            "method": ["dynamicvit"],
+            "keep_rate": [0.5, 0.7],
+        }
+    ],
+    "recipes": {
+        "everything": STUDY["recipes"]["everything"] | {"epochs": 2, "distillation": "dynamicvit"}
+    },
+}
+"""Two students, and a teacher that no grid has, of 2 epochs each."""
+
+
 class Launch:
     """A launch in a process group of its own, as a terminal would start it."""
 
@@ -115,9 +133,19 @@ def undisturbed(tmp_path_factory) -> dict[str, bytes]:
     return launch.weights()
 
 
-def assert_resumed(storage: Path, undisturbed: dict[str, bytes], finished: dict[str, int]) -> None:
+@pytest.fixture(scope="module")
+def taught(tmp_path_factory) -> Launch:
+    """Return the launch of teacher and students that nobody disturbed."""
+    launch = Launch(tmp_path_factory.mktemp("taught"), study=DISTILLING)
+    assert launch.end() == 0, launch.output.read_text()
+    return launch
+
+
+def assert_resumed(
+    storage: Path, undisturbed: dict[str, bytes], finished: dict[str, int], study: dict = STUDY
+) -> None:
     """Launch again: all must end as undisturbed, and what was finished stay untouched."""
-    again = Launch(storage)
+    again = Launch(storage, study=study)
     assert again.end() == 0, again.output.read_text()
     assert again.weights() == undisturbed
     assert {cell: again.results()[cell] for cell in finished} == finished
@@ -214,3 +242,40 @@ def test_a_cell_that_raises_fails_alone_and_can_be_retried(tmp_path):
     again = Launch(tmp_path, "--data", str(tmp_path / "data"), "--retry-failed", study=study)
     assert again.end() == 0, again.output.read_text()
     assert again.store.cell(failed).state() is CellState.DONE
+
+
+def teacher_and_students(launch: Launch) -> tuple[str, list[str]]:
+    """Return the cells' ids."""
+    *students, teacher = launch.store.cell_ids()
+    assert teacher.startswith("digits-deit-")
+    return teacher, students
+
+
+@pytest.mark.parametrize("reports", [1, 3])
+def test_a_killed_driver_costs_nothing_while_students_wait_or_learn(tmp_path, taught, reports):
+    """The teacher has 2 epochs to report: the first kill is in its midst, the second after it."""
+    launch = Launch(tmp_path, study=DISTILLING)
+    launch.wait_for_reports(reports)
+    launch.process.kill()
+    launch.end()
+    teacher, students = teacher_and_students(launch)
+    learning = [cell for cell in students if launch.store.cell(cell).log()]
+    assert bool(learning) is launch.store.cell(teacher).is_trained() is (reports > 2)
+    assert_resumed(tmp_path, taught.weights(), launch.results(), DISTILLING)
+
+
+def test_a_damaged_teacher_is_trained_again_for_the_next_student(taught):
+    """Its weights come out the same, and the student that was trained stays as it was."""
+    before, results = taught.weights(), taught.results()
+    teacher, (trained, lost) = teacher_and_students(taught)
+    weights = taught.store.cell(teacher).path / "best" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    taught.store.cell(lost).discard_training()
+    again = Launch(taught.store.path.parent, "--only", lost, study=DISTILLING)
+    assert again.end() == 0, again.output.read_text()
+    console = again.output.read_text()
+    assert f"{weights} is damaged" in console
+    assert f"selected, too, for they have to teach others first: {teacher}" in console
+    assert again.weights() == before
+    assert again.results()[trained] == results[trained]
+    assert again.results()[lost] > again.results()[teacher] > results[teacher]
