@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import timm
+import torch
 from safetensors.torch import load as load_safetensors
 from timm.models import VisionTransformer
 from torch import nn
@@ -98,7 +99,8 @@ def check_distillation(
         )
     if not cell.recipe.taught_by_baseline:
         classes = len(dataset.class_names)
-        network = pretrained_teacher(cell, classes, weights, pretrained=False)
+        with torch.device("meta"):  # Its shape alone is of interest, not its memory.
+            network = pretrained_teacher(cell, classes, weights, pretrained=False)
         _check_patches(cell, student, network)
 
 
@@ -124,7 +126,7 @@ def pretrained_teacher(
             f"apart, but must tell the dataset's {num_classes}"
         )
     if not source.is_vit:
-        return _network(source, pretrained=pretrained)
+        return _network(source, cell.recipe.image_size, pretrained=pretrained)
     return build_host(
         cell.teacher,
         num_classes=num_classes,
@@ -167,13 +169,15 @@ def _trained_cell(
     return network
 
 
-def _network(source: HostSource, *, pretrained: bool) -> nn.Module:
-    """Build a network that is no Vision Transformer; such take images of any size."""
+def _network(source: HostSource, image_size: int, *, pretrained: bool) -> nn.Module:
+    """Build a network that is no Vision Transformer."""
     if pretrained and source.candidates and source.file is None:
         raise OSError(f"teacher {source.name}: its weights are missing: {source.problem()}")
+    # Others take images of any size, and timm refuses to pass one on.
+    size = {"img_size": image_size} if source.config.get("fixed_input_size") else {}
     from_timm = pretrained and source.file is None
     network: nn.Module = timm.create_model(
-        source.architecture, **source.arguments, pretrained=from_timm
+        source.architecture, **source.arguments | size, pretrained=from_timm
     )
     if pretrained and source.file is not None:
         network.load_state_dict(read_weights(source.file))

@@ -10,10 +10,11 @@ from timm.models import save_for_hf
 
 from trainables.cell_folder import CellFolder
 from trainables.data import open_dataset
+from trainables.distillation import Teacher
 from trainables.files import DamagedFileError, write_atomic
 from trainables.host import build_model
 from trainables.loop import Finetuning
-from trainables.teacher import check_distillation, load_teacher
+from trainables.teacher import check_distillation, load_teacher, pretrained_teacher
 
 DIGITS_TEACHER = "digits_small_patch4_32"
 DISTILLED = {"host": "deit_tiny_distilled_patch16_224", "image_size": 64, "teacher": DIGITS_TEACHER}
@@ -117,10 +118,25 @@ def test_what_does_not_fit_is_said_without_weights(make_cell, method, fields, da
     assert message in str(caught.value)
 
 
-def test_any_network_with_the_right_classes_may_teach_a_distillation_head(make_cell, digits):
-    cell = make_cell("topk", **DISTILLED | {"distillation": "soft", "teacher": "resnet18"})
+@pytest.mark.parametrize("teacher", ["resnet18", "swin_tiny_patch4_window7_224"])
+def test_any_network_with_the_right_classes_may_teach_a_distillation_head(
+    make_cell, digits, teacher
+):
+    cell = make_cell("topk", **DISTILLED | {"distillation": "soft", "teacher": teacher})
     many = dataclasses.replace(digits, class_names=tuple(map(str, range(1000))))
     check_distillation(cell, build_model(cell, 1000, pretrained=False), many)
+    network = pretrained_teacher(cell, 1000, None, pretrained=False)
+    assert Teacher(network, with_patches=False)(torch.zeros(1, 3, 64, 64)).logits.shape == (1, 1000)
+
+
+def test_a_network_s_weights_may_come_from_a_folder(make_cell, tmp_path):
+    cell = make_cell("topk", **DISTILLED | {"distillation": "soft", "teacher": "resnet18"})
+    weights = pretrained_teacher(cell, 1000, None, pretrained=False).state_dict()
+    with pytest.raises(OSError, match=r"teacher resnet18: .* looked for .*resnet18\.safetensors"):
+        pretrained_teacher(cell, 1000, tmp_path)
+    (tmp_path / "resnet18.safetensors").write_bytes(save(weights))
+    found = pretrained_teacher(cell, 1000, tmp_path).state_dict()
+    assert all(torch.equal(found[name], weights[name]) for name in weights)
 
 
 @pytest.mark.parametrize("kind", ["soft", "hard"])
