@@ -142,12 +142,19 @@ def test_nobody_is_asked_for_a_gradient_but_the_student(make_cell, teacher, arra
 
 
 def test_the_loss_is_in_float32_under_autocast(make_cell, arrays):
-    cell = make_cell("dynamicvit", distillation="dynamicvit", **PLAIN)
-    halves = {name: arrays[f"losses/{name}"].bfloat16() for name in ("logits", "tokens")}
-    lesson = Lesson(
-        arrays["losses/teacher_logits"].bfloat16(), arrays["losses/teacher_tokens"].bfloat16()
-    )
-    trace = make_trace([arrays[f"losses/keep{s}"] for s in range(3)], halves["tokens"])
-    labels = arrays["losses/hard_labels"]
-    terms = Objective(cell, "single_label")(halves["logits"], trace, lesson, labels)
-    assert {term.dtype for term in terms.values()} == {torch.float32}
+    """Whatever the networks were rounded to, no term is rounded again."""
+    names = ("logits", "tokens", "teacher_logits", "teacher_tokens")
+    halves = {name: arrays[f"losses/{name}"].bfloat16() for name in names}
+    for kind in ("mse", "kl"):
+        fields = {"distillation": "dynamicvit", "teacher_tokens_loss": kind}
+        objective = Objective(make_cell("dynamicvit", **fields, **PLAIN), "single_label")
+
+        def terms(inputs, objective=objective):
+            trace = make_trace([arrays[f"losses/keep{s}"] for s in range(3)], inputs["tokens"])
+            lesson = Lesson(inputs["teacher_logits"], inputs["teacher_tokens"])
+            return objective(inputs["logits"], trace, lesson, arrays["losses/hard_labels"])
+
+        wide = terms({name: array.float() for name, array in halves.items()})
+        for name, term in terms(halves).items():
+            assert term.dtype is torch.float32
+            assert torch.equal(term, wide[name]), name
