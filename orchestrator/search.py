@@ -99,9 +99,10 @@ class CellSearch(SearchAlgorithm):
     ) -> None:
         """Make room for another trial, and release or give up the cells that wait for this one."""
         self._live.discard(trial_id)
-        if error:
+        result = result or {}
+        if error or "attempt_ended" in result:  # With no gentler attempt left.
             self._give_up_followers(trial_id)
-        elif result and result.get("finished"):
+        elif result.get("finished"):
             self._unfinished.discard(trial_id)
             for follower in self._followers(trial_id):
                 self._on_released(follower["cell_id"])

@@ -98,12 +98,15 @@ def test_a_student_is_released_the_moment_its_teacher_is_trained(tmp_path):
     assert released(search) == ["s"]
 
 
-def test_a_failed_teacher_takes_its_students_along_and_nobody_else(tmp_path):
+@pytest.mark.parametrize(
+    "failure", [{"error": True}, {"result": {"attempt_ended": 3, "finished": False}}]
+)
+def test_a_failed_teacher_takes_its_students_along_and_nobody_else(tmp_path, failure):
     costs = {"t": 1.0, "s": 2.0, "s2": 2.0, "pupil": 1.0, "other": 1.0}
     after = {"s": "t", "s2": "t", "pupil": "s"}
     search = make(costs, after=after, max_concurrent=1, tmp_path=tmp_path)
     assert released(search) == ["t"]
-    search.on_trial_complete("t", error=True)
+    search.on_trial_complete("t", **failure)
     assert search.told == [("s", "t"), ("pupil", "s"), ("s2", "t")]
     assert released(search) == ["other"]
     end(search, "other")
