@@ -111,3 +111,18 @@ def test_the_console_table_and_page_say_it(diverged, capsys, monkeypatch):
         with pytest.raises(SystemExit):
             main([command, str(diverged.storage)])
         assert gentlest in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_later_launch_is_as_gentle_and_retry_failed_begins_anew(diverged, launch_study):
+    cell = cell_of(diverged, "tome")
+    again = {"study": str(diverged.storage / "diverging.yaml"), "only": [cell.id]}
+    gentlest = cell.attempts()[-1]["gentler"]
+    assert launch_study(diverged.storage, **again).status == 1
+    assert [attempt["gentler"] for attempt in cell.attempts()[3:]] == [gentlest]
+    assert cell.reason().startswith("not finite in 4 attempts")
+    assert launch_study(diverged.storage, retry_failed=True, **again).status == 1
+    gentler = [attempt["gentler"] for attempt in cell.attempts()]
+    assert gentler == [{}, {"clip_grad": 1.0}, gentlest]
+    logged = [entry for entry in cell.log() if entry.get("event") == "not finite"]
+    assert len(logged) == 3 + 1 + 3
