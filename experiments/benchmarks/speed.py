@@ -22,12 +22,9 @@ time of one thread is the time on the wall.
 
 import argparse
 import itertools
-import json
 import operator
-import os
 import platform
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -40,12 +37,12 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 import reduction
+from experiments.benchmarks.results import CLOCKS, environment, line, write
 
 Forward = Callable[[Tensor], Tensor]
 Clock = Callable[[], float]
 BASELINE = "deit"
 MIB = 2**20
-CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +77,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             for rate in [1.0] if method == BASELINE else options.keep_rates:
                 rows.append(measure(host, images, method, rate, options))
                 print(line(asdict(rows[-1]).values()), flush=True)
-    write(options.out, rows, machine(options))
+    write(options.out, "speed", [asdict(row) for row in rows], machine(options))
+    plot(rows).write_html(options.out / "speed.html")
+    print(f"wrote speed.json, speed.md and speed.html into {options.out}")
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -211,34 +210,7 @@ def machine(options: argparse.Namespace) -> dict[str, Any]:
     """Return what the numbers depend on."""
     on_gpu = torch.device(options.device).type == "cuda"
     name = torch.cuda.get_device_name(options.device) if on_gpu else platform.machine()
-    arguments = {key: value for key, value in vars(options).items() if key != "out"}
-    return {
-        **arguments,
-        "device_name": name,
-        "load_average": os.getloadavg(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "timm": timm.__version__,
-        "python": platform.python_version(),
-    }
-
-
-def write(folder: Path, rows: list[Row], about: dict[str, Any]) -> None:
-    """Write the rows as JSON, Markdown and a plot."""
-    folder.mkdir(parents=True, exist_ok=True)
-    facts = [asdict(row) for row in rows]
-    (folder / "speed.json").write_text(json.dumps({"about": about, "rows": facts}, indent=1) + "\n")
-    names = list(facts[0])
-    table = [line(names), line("---" for _ in names), *(line(row.values()) for row in facts)]
-    (folder / "speed.md").write_text("\n".join(table) + "\n")
-    plot(rows).write_html(folder / "speed.html")
-    print(f"wrote speed.json, speed.md and speed.html into {folder}")
-
-
-def line(cells: Any) -> str:
-    """Return a line of a Markdown table."""
-    texts = (f"{cell:.3g}" if isinstance(cell, float) and cell < 100 else cell for cell in cells)
-    return f"| {' | '.join(f'{x:.0f}' if isinstance(x, float) else str(x) for x in texts)} |"
+    return environment(options) | {"device_name": name}
 
 
 def plot(rows: list[Row]) -> go.Figure:

@@ -80,4 +80,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
     if "transparency" in image.info:  # Straight from a palette with it, PIL warns.
         return image.convert("RGBA").convert("RGB")
+    if image.mode == "RGB":
+        image.load()  # Converting would copy it, which can take as long as decoding it.
+        return image
     return image.convert("RGB")
