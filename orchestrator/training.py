@@ -228,8 +228,9 @@ def _cell_id(trial: Trial) -> str:
 
 
 def _reason(trial: Trial) -> str:
-    error = trial.get_error()
-    return str(error) if error else "the process that trained it died"
+    """Return how the last attempt failed; `trial.get_error` finds it only after the trial's end."""
+    failures = Path(trial.error_file).read_text().split("Failure # ")
+    return failures[-1].partition("\n")[2].strip()
 
 
 def _last_line(text: str) -> str:

@@ -63,6 +63,12 @@ DISTILLING = {
 }
 """Two students, and a teacher that no grid has, of 2 epochs each."""
 
+TWO_WORKERS = STUDY | {
+    "name": "two_workers",
+    "grids": [STUDY["grids"][1] | {"method": ["topk"]}],
+    "resources": {"tiny": {"cpu": 0.5, "workers": 2}},
+}
+
 
 class Launch:
     """A launch in a process group of its own, as a terminal would start it."""
@@ -126,7 +132,7 @@ class Launch:
         return {path.parent.name: path.stat().st_mtime_ns for path in paths}
 
 
-def training_processes(driver: int) -> list[int]:
+def training_processes(driver: int, actor: str = "FinetuneTrainable") -> list[int]:
     """Return the processes below a driver that train cells; Ray names them after their class."""
     parents, titles = processes()
 
@@ -134,7 +140,7 @@ def training_processes(driver: int) -> list[int]:
         return process == driver or (process in parents and is_below(parents[process]))
 
     # Processes that load images are forked from these, and keep their title.
-    trainables = {p for p, title in titles.items() if title.startswith(b"ray::FinetuneTrainable")}
+    trainables = {p for p, title in titles.items() if title.startswith(f"ray::{actor}".encode())}
     return [p for p in trainables if is_below(p) and parents[p] not in trainables]
 
 
@@ -284,6 +290,7 @@ def test_a_cell_that_raises_fails_alone_and_can_be_retried(tmp_path):
     assert str(broken) in stored.error()
     attempts = [entry for entry in stored.log() if "attempt" in entry]
     assert [entry["event"] for entry in attempts] == ["attempt failed"] * 2 + ["failed"]
+    assert all(str(broken) in entry["error"] for entry in attempts)
     console = launch.output.read_text()
     assert f"failed: {failed}: " in console
     assert str(stored.error_file) in console
@@ -330,3 +337,19 @@ def test_a_damaged_teacher_is_trained_again_for_the_next_student(taught):
     assert again.weights() == before
     assert again.results()[trained] == results[trained]
     assert again.results()[lost] > again.results()[teacher] > results[teacher]
+
+
+def test_a_killed_worker_of_several_costs_nothing(tmp_path):
+    (tmp_path / "undisturbed").mkdir()
+    undisturbed = Launch(tmp_path / "undisturbed", study=TWO_WORKERS)
+    assert undisturbed.end() == 0, undisturbed.output.read_text()
+    launch = Launch(tmp_path, study=TWO_WORKERS)
+    launch.wait_for_reports(1)
+    workers = training_processes(launch.process.pid, "Rank")
+    assert len(workers) == 2
+    os.kill(workers[-1], signal.SIGKILL)
+    assert launch.end() == 0, launch.output.read_text()
+    assert launch.weights() == undisturbed.weights()
+    (failed,) = (line for line in launch.log() if '"attempt failed"' in line)
+    assert "(counted from 0) of the cell died" in failed
+    assert_tidy(launch)

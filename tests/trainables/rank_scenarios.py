@@ -9,6 +9,7 @@ from torch.distributed import TCPStore
 
 import trainables.loop
 from trainables.cell import Cell
+from trainables.cell_training import CellTraining
 from trainables.finite import NonFiniteError
 from trainables.host import build_model
 from trainables.loop import Finetuning
@@ -51,6 +52,13 @@ def train(ranks, cell, root, state=None, stop=None):
     buffer = io.BytesIO()
     torch.save(finetuning.state_dict(), buffer)
     return {"reports": reports, "state": buffer.getvalue(), "result": finetuning.result()}
+
+
+def train_in_folder(ranks, config, steps):
+    """Train in a cell's folder, saving after each of so many optimiser steps."""
+    trainables.loop.build_model = double_model
+    training = CellTraining(config, ranks)
+    return [training.step() for _ in range(steps)]
 
 
 def train_with_a_bad_loss(ranks, cell, root):

@@ -1,6 +1,7 @@
 """Two processes that train a cell together end where one ends, up to rounding."""
 
 import io
+import json
 import multiprocessing
 import shutil
 import sys
@@ -11,7 +12,7 @@ import pytest
 import torch
 from torch.distributed import TCPStore
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(300)
 
 EVERYTHING_ON = {
     "batch_size": 18,
@@ -128,6 +129,30 @@ def test_another_number_of_ranks_goes_on(
 ):
     state = together(before, scenarios.train, cell, odd_folder, None, 2)[0]["state"]
     assert_close(together(after, scenarios.train, cell, odd_folder, state)[0], alone)
+
+
+def test_a_cell_in_the_store_goes_on_with_other_numbers_of_ranks(
+    together, scenarios, cell, odd_folder, alone, tmp_path
+):
+    config = {
+        "cell": cell | {"recipe": cell["recipe"] | {"checkpoint_minutes": 1e-9}},
+        "folder": str(tmp_path),
+        "stop_file": str(tmp_path / "stop"),
+        "data_root": odd_folder,
+        "index_folder": str(tmp_path / "datasets"),
+        **dict.fromkeys(("weights", "teacher_folder")),
+        "threads": 1,
+        "gpu": 0,
+    }
+    for ranks, steps, last in ((2, 2, 2), (1, 2, 4), (2, 2, 6)):
+        reports = together(ranks, scenarios.train_in_folder, config, steps)
+        for report in (rank[-1] for rank in reports):
+            assert (report["step"], report["finished"], report["done"]) == (last, *[last == 6] * 2)
+    assert reports[0][0]["first_step"] == 4
+    state = (tmp_path / "last" / "state-00000006.pt").read_bytes()
+    assert_close({"state": state}, alone)
+    lines = (tmp_path / "log.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
 
 
 @pytest.mark.parametrize(

@@ -226,3 +226,12 @@ def test_no_loader_process_outlives_a_trial(make_cell, start, folder, poison, tm
     else:
         run(trial)
     assert multiprocessing.active_children() == []
+
+
+@pytest.mark.parametrize(("workers", "empty_head"), [(1, False), (3, True)])
+def test_all_workers_are_reserved_at_once(workers, empty_head):
+    request = FinetuneTrainable.default_resource_request(
+        {"cpu": 2.0, "gpu": 1.0, "workers": workers}
+    )
+    assert request.bundles == [{"CPU": 2.0, "GPU": 1.0}] * workers
+    assert request.head_bundle_is_empty is empty_head
