@@ -255,9 +255,11 @@ def test_a_signal_saves_in_mid_epoch_and_says_how_to_resume(tmp_path, undisturbe
     assert Path(interpreter).samefile(sys.executable)
     assert "full_grid.py --study" in last_line
     assert_gone(loading)
-    for last in launch.store.path.glob("cells/*/last"):
-        reported = launch.store.cell(last.parent.name).last_report()["step"]
-        assert max(last.glob("*.pt")).name == f"state-{reported:08d}.pt"
+    saved = {
+        path.parts[-3]: path.stem for path in sorted(launch.store.path.glob("cells/*/last/*.pt"))
+    }
+    reported = {cell: launch.store.cell(cell).last_report()["step"] for cell in saved}
+    assert saved == {cell: f"state-{step:08d}" for cell, step in reported.items()} != {}
     assert_resumed(tmp_path, undisturbed, launch.results())
 
 
