@@ -31,12 +31,10 @@ from trainables.losses import LossTerms, build_mixup
 from trainables.objective import Objective
 from trainables.optimizer import build_optimizer, set_learning_rates
 from trainables.precision import autocast, autocast_dtype
-from trainables.prediction import predict, score
 from trainables.ranks import ALONE, Ranks, accumulating
+from trainables.selecting import Selection, Weights
 from trainables.teacher import load_teacher
 from trainables.training_pass import TrainingPass, leaves_out_parameters
-
-Weights = dict[str, Tensor]
 
 
 @dataclass
@@ -98,14 +96,11 @@ class Finetuning:
         self._ranks = ranks
         self.step = 0
         """Optimiser steps done."""
-        self.accuracy: float | None = None
-        """The last evaluation's better score of model and average, in percent."""
-        self._best_meta: dict[str, Any] | None = None
-        self._best_weights: Weights | None = None
         self._lr: float | None = None
         self._batches: DeviceBatches | None = None
         self._spent = {"seconds": 0.0, "waited": 0.0}
         self.data = CellData(cell, data_root, host_weights, index_folder, ranks)
+        self._selection = Selection(self.data, cell.recipe.batch_size, ranks)
         self._preparing = self.data.prepare_training()
         self._steps_per_epoch = math.ceil(self.data.batches_per_epoch / cell.recipe.accumulation)
         self.total_steps = self._steps_per_epoch * cell.recipe.epochs
@@ -134,16 +129,14 @@ class Finetuning:
         return self.step == self.total_steps and self.accuracy is not None
 
     @property
-    def best(self) -> tuple[Weights, dict[str, Any]]:
-        """The best weights so far, on the CPU, with `accuracy`, `metric`, `epoch` and `source`.
+    def accuracy(self) -> float | None:
+        """The last evaluation's better score of model and average, in percent."""
+        return self._selection.accuracy
 
-        Raises:
-            RuntimeError: If no evaluation since the state was loaded has found better ones, or
-                this is not rank 0, which alone keeps them.
-        """
-        if self._best_weights is None or self._best_meta is None:
-            raise RuntimeError("there are no best weights in memory: none found since loading")
-        return self._best_weights, self._best_meta
+    @property
+    def best(self) -> tuple[Weights, dict[str, Any]]:
+        """See `Selection.best`."""
+        return self._selection.best
 
     def run(self, until: Callable[[], bool]) -> dict[str, Any]:
         """Train to the epoch's end and evaluate, or stop where `until()` holds after a step.
@@ -181,7 +174,7 @@ class Finetuning:
             "lr": self._lr,
             "metric": self.data.dataset.metric,
             "accuracy": self.accuracy,
-            "best_accuracy": self._best_meta and self._best_meta["accuracy"],
+            "best_accuracy": self._selection.meta and self._selection.meta["accuracy"],
             "epoch_ended": ended,
             "best_improved": improved,
             "finished": self.finished,
@@ -195,7 +188,7 @@ class Finetuning:
 
     def result(self) -> dict[str, Any]:
         """Return the training's outcome: the best epoch's accuracy, and how it was selected."""
-        recipe, best = self.cell.recipe, self._best_meta or {}
+        recipe, best = self.cell.recipe, self._selection.meta or {}
         seconds = self._spent["seconds"]
         return {
             "metric": self.data.dataset.metric,
@@ -216,7 +209,7 @@ class Finetuning:
         return {
             "step": self.step,
             "accuracy": self.accuracy,
-            "best": self._best_meta,
+            "best": self._selection.meta,
             "spent": dict(self._spent),
             "model": self.model.state_dict(),
             "ema": self.ema.module.state_dict() if self.ema else None,
@@ -226,8 +219,8 @@ class Finetuning:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a state of the same cell; rates and decay stay those of this recipe."""
-        self.step, self.accuracy = state["step"], state["accuracy"]
-        self._best_meta, self._best_weights = state["best"], None
+        self.step = state["step"]
+        self._selection.restore(state["accuracy"], state["best"])
         self._spent = dict(state["spent"])
         self._batches = None
         self.model.load_state_dict(state["model"])
@@ -351,36 +344,11 @@ class Finetuning:
         return norm
 
     def _evaluate(self) -> bool:
-        """Score the model and its average on the selecting split; return whether one is best."""
-        metric = self.data.dataset.metric
+        """Score the model and its average; return whether one of them is the best so far."""
         models = {"model": self.model} | ({"ema": self.ema.module} if self.ema else {})
-        split, size = self.data.selecting, self._ranks.size
-        batches = self.data.eval_batches(split, math.ceil(self.cell.recipe.batch_size / size))
-        predictions, targets = predict(
-            list(models.values()), batches, device=self.device, dtype=self._dtype
+        return self._selection.evaluate(
+            models, epoch=self._epoch, step=self.step, device=self.device, dtype=self._dtype
         )
-        largest = self._ranks.sum([logits.abs().max().item() for logits in predictions])
-        require_finite(
-            self.step, {f"logits of {name}": x for name, x in zip(models, largest, strict=True)}
-        )
-        *predictions, targets = (
-            self._ranks.interleaved(part, len(split)) for part in (*predictions, targets)
-        )
-        scores = self._ranks.from_first(
-            lambda: [score(metric, logits, targets) for logits in predictions]
-        )
-        self.accuracy = max(scores)
-        source = list(models)[scores.index(self.accuracy)]
-        if self._best_meta and self.accuracy <= self._best_meta["accuracy"]:
-            return False
-        self._best_weights = _on_cpu(models[source]) if self._ranks.first else None
-        self._best_meta = {
-            "accuracy": self.accuracy,
-            "metric": metric,
-            "epoch": self._epoch,
-            "source": source,
-        }
-        return True
 
 
 def _seed_generators(*numbers: int) -> None:
@@ -388,7 +356,3 @@ def _seed_generators(*numbers: int) -> None:
     stream = stream_seed(*numbers)
     torch.manual_seed(stream)
     np.random.seed(stream % 2**32)  # noqa: NPY002 - timm's Mixup draws from this generator
-
-
-def _on_cpu(model: nn.Module) -> Weights:
-    return {name: tensor.to("cpu", copy=True) for name, tensor in model.state_dict().items()}

@@ -190,7 +190,7 @@ def test_better_weights_of_an_attempt_that_ended_stay_the_best(
 ):
     """The ended attempt evaluates 90 % after a state that it loses; the next finds less."""
     scores = iter([50.0, 90.0, 60.0])
-    monkeypatch.setattr("trainables.loop.score", lambda *arguments: next(scores))
+    monkeypatch.setattr("trainables.selecting.score", lambda *arguments: next(scores))
     poison(lambda finetuning: finetuning.step == 8 and not recipe_of(finetuning).clip_grad)
     cell = make_cell(epochs=3, ema_decay=None)
     trial = start(cell)
