@@ -27,4 +27,7 @@ def _describe_detail(key: str, message: str, given: object) -> str:
         return f"unknown key `{key}`"
     if message == "Field required":
         return f"key `{key}` is missing"
-    return f"`{key}` is {given!r}: {message.removeprefix('Value error, ')}"
+    reason = message.removeprefix("Value error, ")
+    if isinstance(given, dict):  # What concerns several of its keys names them itself.
+        return f"`{key}`: {reason}" if key else reason
+    return f"`{key}` is {given!r}: {reason}"

@@ -137,11 +137,15 @@ def test_the_id_changes_with_what_changes_the_outcome_only(write, setting, chang
         ({"name": "../up"}, "`name` is '../up': "),
         ({"recipes": {}}, "recipe is 'quick', but must be one of: "),
         ({"recipes": {"quick": {"epoch": 3}}}, "minimal: recipes.quick: unknown key `epoch`"),
+        (
+            {"recipes": {"quick": {"epochs": 1, "warmup_epochs": 2}}},
+            "minimal: recipes.quick: warmup_epochs is 2, but must be at most epochs (1)",
+        ),
         ({"recipes": {"quick": {"lr": -1.0}}}, "minimal: recipes.quick: `lr` is -1.0: "),
         ({"resources": {"tiny": {"gpu": 2.0}}}, "`resources.tiny.gpu` is 2.0: "),
         (
             {"resources": {"tiny": {"gpu": 0.5, "workers": 2}}},
-            "gpu is 0.5, but must be 0 or 1 with several workers",
+            "study.yaml: `resources.tiny`: gpu is 0.5, but must be 0 or 1 with several workers",
         ),
         (
             {"resources": {"tiny": {"workers": 129}}},
