@@ -28,6 +28,8 @@ WHOLE_MODEL = dict.fromkeys(METHODS, 0.985) | {
     "dpcknn": 0.8,
 }
 
+BFLOAT16 = [pair for pair in PRECISIONS if pair[1] is torch.bfloat16]
+
 
 @pytest.fixture(params=PRECISIONS, ids=lambda pair: f"{pair[0]}-{str(pair[1])[6:]}")
 def precision(request):
@@ -87,32 +89,55 @@ def images(precision, reference_images):
 
 
 @pytest.fixture
-def stages_alone(monkeypatch, autocast):
-    """Give a function that switches autocast in the blocks that reduce, and in no others."""
+def autocast_where(monkeypatch, autocast):
+    """Give a function that switches autocast on in the blocks whose stage it is told to take."""
     run_block = ReducedVisionTransformer._run_block
-    switch = {"enabled": False}
+    switch = {"wanted": lambda stage: False}
 
-    def run(self, block, stage, *rest):
-        with autocast(switch["enabled"] and stage is not None):
-            return run_block(self, block, stage, *rest)
+    def run(self, block, stage, tokens, following):
+        with autocast(switch["wanted"](stage)):
+            return run_block(self, block, stage, tokens, following)
 
     monkeypatch.setattr(ReducedVisionTransformer, "_run_block", run)
-    return lambda enabled: switch.update(enabled=enabled)
+    return lambda wanted: switch.update(wanted=wanted)
+
+
+def in_no_block(stage):
+    return False
+
+
+def in_blocks_that_reduce(stage):
+    return stage is not None
+
+
+def in_other_blocks(stage):
+    return stage is None
+
+
+@pytest.fixture
+def same_decisions(autocast_where, make_model, images):
+    """Give a function: the share of decisions that autocast in some blocks leaves as they are."""
+
+    def same_decisions(method, wanted, stages_of_models):
+        same = []
+        for rate in RATES:
+            for blocks in stages_of_models:
+                model, traces = make_model(method, rate, blocks), []
+                for where in (in_no_block, wanted):
+                    autocast_where(where)
+                    with torch.no_grad():
+                        traces.append(model.forward_with_trace(images, weights=True)[1])
+                same += alike(*traces, reduction.METHODS[method].family)
+        return share(same, method)
+
+    return same_decisions
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_decisions_from_the_same_tokens(make_model, stages_alone, images, method):
-    same = []
-    for rate in RATES:
-        for block in BLOCKS:
-            model = make_model(method, rate, (block,))
-            traces = []
-            for enabled in (False, True):
-                stages_alone(enabled)
-                with torch.no_grad():
-                    traces.append(model.forward_with_trace(images, weights=True)[1])
-            same += alike(*traces, reduction.METHODS[method].family)
-    assert share(same, method) >= FROM_THE_SAME_TOKENS
+def test_decisions_from_the_same_tokens(same_decisions, method):
+    each_alone = [(block,) for block in BLOCKS]
+    found = same_decisions(method, in_blocks_that_reduce, each_alone)
+    assert found >= FROM_THE_SAME_TOKENS
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -126,3 +151,10 @@ def test_decisions_of_a_whole_model(make_model, autocast, images, method):
                 traces.append(model.forward_with_trace(images, weights=True)[1])
         same += alike(*traces, reduction.METHODS[method].family)
     assert share(same, method) >= WHOLE_MODEL[method]
+
+
+@pytest.mark.parametrize("precision", BFLOAT16, indirect=True)
+@pytest.mark.parametrize("method", ["ats", "tome", "atc", "dpcknn"])
+def test_what_whole_models_lack_is_the_hosts_doing(same_decisions, method):
+    """Where all that decides is in float32, the features that the other blocks made differ."""
+    assert same_decisions(method, in_other_blocks, [BLOCKS]) < 0.99
