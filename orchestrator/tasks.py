@@ -28,9 +28,9 @@ def evaluate_cell(
 
     `weights` is the folder of the hosts' pretrained ones, whose configurations say what they are.
     """
-    import torch
     from safetensors.torch import load
 
+    from trainables.device import device_for
     from trainables.evaluation import evaluate_cell as evaluate
 
     store = Store(study)
@@ -45,7 +45,7 @@ def evaluate_cell(
             data_root=data_root,
             index_folder=store.datasets,
             host_weights=weights,
-            device=torch.device("cuda" if on_gpu else "cpu"),
+            device=device_for(on_gpu),
             threads=1,
         )
         arrays = {"patterns": made.patterns, "features": made.features}

@@ -9,13 +9,13 @@ from typing import Any
 from ray import tune
 from ray.tune.experiment import Trial
 
-from orchestrator.attempts import attempt_in_words, lost_in_words
 from orchestrator.cluster import Cluster
 from orchestrator.command import command_line
 from orchestrator.datasets import dataset_root
 from orchestrator.errors import UserError
 from orchestrator.interrupts import Interrupts
-from orchestrator.progress import RUNNING, Progress
+from orchestrator.observer import TrialObserver
+from orchestrator.progress import Progress
 from orchestrator.search import CellSearch
 from orchestrator.store import CellState, Store, waits_for
 from orchestrator.study import Study
@@ -139,99 +139,5 @@ class Training:
         }
 
 
-class TrialObserver(tune.Callback):
-    """Turns what Tune tells of trials into states of cells."""
-
-    def __init__(
-        self,
-        store: Store,
-        progress: Progress,
-        on_trained: Callable[[str], None],
-        on_tick: Callable[[], None],
-    ) -> None:
-        self._store = store
-        self._progress = progress
-        self._on_trained = on_trained
-        self._on_tick = on_tick
-
-    def on_trial_start(
-        self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
-    ) -> None:
-        """Show the cell as running, and no longer as failed, unless it is to end at once."""
-        if self._store.stop_file.exists():
-            return
-        self._store.cell(trial.trial_id).clear_error()
-        self._progress.set_state(trial.trial_id, RUNNING)
-
-    def on_trial_result(
-        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
-    ) -> None:
-        """Show what the cell has reached; one that was stopped before it began has nothing."""
-        if "step" in result:
-            self._progress.report(trial.trial_id, result)
-        if "attempt_ended" in result and not result["done"]:
-            stored = self._store.cell(trial.trial_id)
-            self._progress.note(
-                f"{trial.trial_id}: {attempt_in_words(stored.attempts()[-1])}; "
-                f"going on from its last good state with {stored.gentler()}"
-            )
-
-    def on_trial_complete(
-        self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
-    ) -> None:
-        """Hand a trained cell on; a cell that was interrupted has only been saved."""
-        if trial.last_result.get("interrupted"):
-            self._progress.set_state(trial.trial_id, CellState.INTERRUPTED)
-        if trial.last_result.get("finished"):
-            self._on_trained(trial.trial_id)
-        if "attempt_ended" in trial.last_result:
-            self._fail(trial.trial_id, lost_in_words(self._store.cell(trial.trial_id).attempts()))
-
-    def on_trial_recover(
-        self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
-    ) -> None:
-        """Keep a record of every attempt that failed and is followed by another."""
-        reason = _reason(trial)
-        event = {"event": "attempt failed", "attempt": trial.num_failures, "error": reason}
-        self._store.cell(trial.trial_id).append_log(event)
-        self._progress.note(
-            f"{trial.trial_id}: attempt {trial.num_failures} failed, "
-            f"going on from its last state ({_last_line(reason)})"
-        )
-
-    def on_trial_error(
-        self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
-    ) -> None:
-        """Declare the cell failed."""
-        stored = self._store.cell(trial.trial_id)
-        reason = _reason(trial)
-        stored.append_log({"event": "failed", "attempt": trial.num_failures, "error": reason})
-        text = f"training failed {trial.num_failures} times; the last time:\n{reason}"
-        self._fail(trial.trial_id, text)
-
-    def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
-        """Let the other work go on."""
-        self._on_tick()
-
-    def _fail(self, cell_id: str, text: str) -> None:
-        stored = self._store.cell(cell_id)
-        stored.write_error(text)
-        self._progress.set_state(cell_id, CellState.FAILED)
-        self._progress.note(f"{cell_id}: failed ({stored.reason()[:200]}); see {stored.error_file}")
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {}  # Tune stores its callbacks for a restore, which a launch never does.
-
-
 def _cell_id(trial: Trial) -> str:
     return str(trial.trial_id)
-
-
-def _reason(trial: Trial) -> str:
-    """Return how the last attempt failed; `trial.get_error` finds it only after the trial's end."""
-    failures = Path(trial.error_file).read_text().split("Failure # ")
-    return failures[-1].partition("\n")[2].strip()
-
-
-def _last_line(text: str) -> str:
-    return text.strip().splitlines()[-1][:200]

@@ -17,6 +17,7 @@ from safetensors.torch import save as save_safetensors
 
 from trainables.cell import Cell
 from trainables.cell_folder import CellFolder
+from trainables.device import device_for
 from trainables.finite import NonFiniteError
 from trainables.gentler import changes_after, lost_after, with_changes
 from trainables.loop import Finetuning
@@ -43,7 +44,7 @@ class CellTraining:
             "index_folder": Path(config["index_folder"]),
             "host_weights": Path(config["weights"]) if config["weights"] else None,
             "teacher_folder": Path(config["teacher_folder"]) if config["teacher_folder"] else None,
-            "device": torch.device("cuda" if config["gpu"] else "cpu"),
+            "device": device_for(config["gpu"]),
             "threads": config["threads"],
             "ranks": ranks,
         }

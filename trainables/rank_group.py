@@ -4,12 +4,12 @@ from contextlib import ExitStack
 from typing import Any
 
 import ray
-import torch
 from ray.exceptions import RayActorError
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from torch.distributed import TCPStore
 
 from trainables.cell_training import CellTraining
+from trainables.device import device_for
 from trainables.ranks import PATIENCE, joined
 
 SECONDS_TO_NOTICE_A_DEATH = 5.0
@@ -48,7 +48,7 @@ class Rank:
         size = self._config["workers"]
         if self._rank > 0:
             self._store = TCPStore(host, port, size, timeout=PATIENCE)
-        device = torch.device("cuda" if self._config["gpu"] else "cpu")
+        device = device_for(self._config["gpu"])
         ranks = self._group.enter_context(joined(self._store, self._rank, size, device))
         self._training = CellTraining(self._config, ranks)
 
