@@ -96,6 +96,28 @@ SCHEMAS: dict[str, Schema] = {
         **dict.fromkeys(heatmaps.METRICS, "float64"),
         **_NOTE,
     },
+    "correlations": {
+        "comparison": "string",
+        **_CELL,
+        "seed": "Int64",
+        "table": "string",
+        "block": "int64",
+        "similarity": "string",
+        "pairs": "int64",
+        **{
+            f"{name}{part}": "float64"
+            for name in ("spearman", "kendall")
+            for part in ("", "_low", "_high", "_p", "_q")
+        },
+        **_NOTE,
+    },
+    "ranks": {
+        **dict.fromkeys(("dataset", "method", "family"), "string"),
+        "average_rank": "float64",
+        **dict.fromkeys(("methods", "blocks"), "int64"),
+        **dict.fromkeys(("friedman", "friedman_p", "critical_difference"), "float64"),
+        **_NOTE,
+    },
 }
 """Table -> column -> dtype."""
 

@@ -7,6 +7,8 @@ import pandas as pd
 import ray
 
 from analysis.comparisons import Comparison, pairs
+from analysis.correlations import correlations_table
+from analysis.ranks import ranks_table
 from analysis.records import CellRecord
 from analysis.tables import heatmaps_table, results_table, table
 from orchestrator.lane import Lane
@@ -50,7 +52,12 @@ def write_tables(
     inputs = fingerprint(cells)
     records = [record_of(cell) for cell in cells]
     results = results_table(row for cell in cells for row in records_at_all_rates(cell))
-    publish_tables(store, {"results": results} | _tables(store, records, limit, on_tick), inputs)
+    tables = _tables(store, records, limit, on_tick)
+    statistics = {
+        "correlations": correlations_table(results, tables),
+        "ranks": ranks_table(results),
+    }
+    publish_tables(store, {"results": results} | tables | statistics, inputs)
 
 
 def _tables(

@@ -16,6 +16,8 @@ TABLES = (
     "tokens",
     "depth_maps",
     "heatmaps",
+    "correlations",
+    "ranks",
 )
 
 
