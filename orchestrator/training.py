@@ -124,7 +124,8 @@ class Training:
         teacher = self.store.cell(cell.prerequisite).path if cell.prerequisite else None
         return {
             "cell_id": cell.id,
-            "cell": cell.model_dump(mode="json"),
+            # Text: Tune copies and measures whatever numbers it finds in there.
+            "cell": cell.model_dump_json(),
             "folder": str(self.store.cell(cell.id).path.absolute()),
             "stop_file": str(self.store.stop_file.absolute()),
             "data_root": str(root.absolute()) if root else None,

@@ -37,7 +37,7 @@ class CellTraining:
 
     def __init__(self, config: dict[str, Any], ranks: Ranks = ALONE) -> None:
         self._ranks = ranks
-        self._cell = Cell.model_validate(config["cell"])
+        self._cell = Cell.model_validate_json(config["cell"])
         self._folder = CellFolder(Path(config["folder"]))
         self._place: dict[str, Any] = {
             "data_root": Path(config["data_root"]) if config["data_root"] else None,

@@ -5,12 +5,13 @@ in a new launch, it goes on from what the cell's folder in the store holds.
 """
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ray import tune
 
-from trainables.cell_training import CellTraining
-from trainables.rank_group import RankGroup
+if TYPE_CHECKING:
+    from trainables.cell_training import CellTraining
+    from trainables.rank_group import RankGroup
 
 
 class FinetuneTrainable(tune.Trainable):
@@ -18,7 +19,7 @@ class FinetuneTrainable(tune.Trainable):
 
     Config:
         cell_id: The cell's id, by which the dashboard shows the trial.
-        cell: The cell as a plain dict.
+        cell: The cell as JSON.
         folder: Path of the cell's folder in the store.
         data_root: Folder of the dataset, or None for an embedded one.
         weights: Folder of the hosts' pretrained weights, or None to let timm fetch them.
@@ -43,9 +44,18 @@ class FinetuneTrainable(tune.Trainable):
         """Note what to train; the first step opens it."""
         self._cell_id = config["cell_id"]
         self._stop_file = Path(config["stop_file"])
-        alone = config["workers"] == 1
-        self._training = CellTraining(config) if alone else RankGroup(config)
+        self._training = self._open(config)
         self._under_way = False
+
+    def _open(self, config: dict[str, Any]) -> "CellTraining | RankGroup":
+        # Both import torch for seconds; the driver, which only names this class, needs neither.
+        if config["workers"] == 1:
+            from trainables.cell_training import CellTraining
+
+            return CellTraining(config)
+        from trainables.rank_group import RankGroup
+
+        return RankGroup(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Start another cell in this process, which already holds torch and timm."""

@@ -135,7 +135,7 @@ def test_a_cell_in_the_store_goes_on_with_other_numbers_of_ranks(
     together, scenarios, cell, odd_folder, alone, tmp_path
 ):
     config = {
-        "cell": cell | {"recipe": cell["recipe"] | {"checkpoint_minutes": 1e-9}},
+        "cell": json.dumps(cell | {"recipe": cell["recipe"] | {"checkpoint_minutes": 1e-9}}),
         "folder": str(tmp_path),
         "stop_file": str(tmp_path / "stop"),
         "data_root": odd_folder,

@@ -23,7 +23,7 @@ def start(tmp_path, image_folder):
         return FinetuneTrainable(
             {
                 "cell_id": cell.id,
-                "cell": cell.model_dump(mode="json"),
+                "cell": cell.model_dump_json(),
                 "folder": str(tmp_path / "cell"),
                 "data_root": str(image_folder),
                 "index_folder": str(tmp_path / "datasets"),
