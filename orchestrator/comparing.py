@@ -1,6 +1,7 @@
 """The comparison stage: evaluated cells, and pairs of them, become the study's tables."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TypeVar
 
 import pandas as pd
@@ -16,6 +17,7 @@ from orchestrator.records import record_of, records_at_all_rates
 from orchestrator.store import CellState, Store, StoredCell
 from orchestrator.tables import fingerprint, publish_tables
 from orchestrator.tasks import compare_pairs, describe_cells
+from trainables.files import DamagedFileError
 
 T = TypeVar("T")
 Frames = dict[str, pd.DataFrame]
@@ -32,7 +34,15 @@ COMPARED_TABLES = ("pruning", "merging", "features", "tokens", "depth_maps")
 
 
 class ComparisonError(Exception):
-    """A comparison task failed; nothing was written."""
+    """A comparison task failed; nothing was written.
+
+    Attributes:
+        damaged: The file whose damage was why, if one's was.
+    """
+
+    def __init__(self, reason: str, damaged: Path | None = None) -> None:
+        super().__init__(reason)
+        self.damaged = damaged
 
 
 def write_tables(
@@ -88,10 +98,17 @@ def _outcomes(lane: Lane, on_tick: Callable[[], None]) -> list[Frames]:
     order = lane.keys()
     for key, outcome in lane.drain():
         if isinstance(outcome, Exception):
-            raise ComparisonError(f"comparing {key} failed: {outcome}") from outcome
+            raise _error(key, outcome) from outcome
         outcomes[key] = outcome
         on_tick()
     return [outcomes[key] for key in order]
+
+
+def _error(key: str, outcome: Exception) -> ComparisonError:
+    cause = getattr(outcome, "cause", None)  # Of what a task raised.
+    if isinstance(cause, DamagedFileError):
+        return ComparisonError(f"{cause}; the next launch makes it again", cause.path)
+    return ComparisonError(f"comparing {key} failed: {outcome}")
 
 
 def _concatenate(name: str, frames: Sequence[Frames]) -> pd.DataFrame:

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from trainables.files import (
+    Check,
     DamagedFileError,
     digest,
     read_checked,
@@ -63,12 +64,12 @@ class EvaluationFolder:
         """
         return read_checked(self.path / name, self._digests()[name])
 
-    def repair(self) -> DamagedFileError | None:
+    def repair(self, check: Check = read_checked) -> DamagedFileError | None:
         """Remove the evaluation where something of it is damaged; return what that was."""
         try:
             if self.metrics() is not None:
-                for name in self._digests():
-                    self.read_artifact(name)
+                for name, expected in self._digests().items():
+                    check(self.path / name, expected)
         except DamagedFileError as error:
             self.discard()
             return error

@@ -14,6 +14,7 @@ from orchestrator.selection import Options, Selection
 from orchestrator.store import CellState, StoredCell
 from orchestrator.tasks import evaluate_cell
 from orchestrator.training import TEACHER_FAILED, Training
+from orchestrator.verified import Verified
 from orchestrator.work import Work, stored_cells
 
 CPUS_PER_EVALUATION = 4
@@ -32,6 +33,7 @@ class Launch:
     """Expected work of training each cell, by id."""
     interrupts: Interrupts
     progress: Progress
+    verified: Verified
     evaluations: Lane = field(init=False)
 
     def go(self, address: str | None) -> bool:
@@ -108,6 +110,7 @@ class Launch:
             if isinstance(outcome, Exception):
                 self._evaluation_failed(cell_id, outcome)
             else:
+                self.verified.add(outcome)
                 self.progress.set_state(cell_id, CellState.DONE)
         self.progress.tick()
 
@@ -122,6 +125,8 @@ class Launch:
         try:
             write_tables(self.selection.store, cells, max(1, int(cluster.cpus)), self.progress.tick)
         except ComparisonError as error:
+            if error.damaged is not None:
+                self.verified.forget(error.damaged)
             self.progress.note(f"{error}; the tables stay as they were")
             return False
         return True

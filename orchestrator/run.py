@@ -7,8 +7,10 @@ from orchestrator.interrupts import Interrupts
 from orchestrator.progress import Progress
 from orchestrator.provenance import provenance
 from orchestrator.ray_setup import prepare_ray
+from orchestrator.repairing import repair_cells
 from orchestrator.selection import Options, Selection, select, with_teachers
 from orchestrator.store import CellState
+from orchestrator.verified import Verified
 from orchestrator.work import left_to_do, refresh_report
 
 ALL_DONE, SOME_FAILED, INTERRUPTED = 0, 1, 130
@@ -27,7 +29,8 @@ def run_study(options: Options, console: Console) -> int:
     compared = True
     with store.lock(), interrupts.handled():
         store.create(selection.study.model_dump(mode="json") | provenance(), selection.cells)
-        if _repair(selection, console):
+        verified = Verified(store.path)
+        if _repair(selection, verified, console):
             selection = with_teachers(selection, options)
             macs = _preflight(selection, options, console)
         for note in selection.notes():
@@ -36,9 +39,10 @@ def run_study(options: Options, console: Console) -> int:
         progress = Progress(console, selection.study.name, states, macs, quiet=options.quiet)
         try:
             with progress:
-                compared = _do_stages(selection, options, macs, interrupts, progress)
+                compared = _do_stages(selection, options, macs, interrupts, progress, verified)
         except KeyboardInterrupt:
             interrupts.requested = True
+        verified.save()
     status = _conclude(selection, options, interrupts, console)
     return status if compared else status or SOME_FAILED
 
@@ -49,6 +53,7 @@ def _do_stages(
     macs: dict[str, float],
     interrupts: Interrupts,
     progress: Progress,
+    verified: Verified,
 ) -> bool:
     """Do what is left; tell whether the comparisons, if any, succeeded."""
     compared = True
@@ -57,7 +62,8 @@ def _do_stages(
         address = prepare_ray(options.address)
         from orchestrator.launch import Launch  # Imports Ray, which a finished study needs not.
 
-        compared = Launch(selection, options, work, macs, interrupts, progress).go(address)
+        launch = Launch(selection, options, work, macs, interrupts, progress, verified)
+        compared = launch.go(address)
     if "report" in options.stages and not interrupts.requested:
         refresh_report(selection, progress.note)
     return compared
@@ -73,11 +79,10 @@ def _preflight(selection: Selection, options: Options, console: Console) -> dict
     return preflight(selection, options, console)
 
 
-def _repair(selection: Selection, console: Console) -> bool:
+def _repair(selection: Selection, verified: Verified, console: Console) -> bool:
     """Remove and name whatever is damaged in the store; tell whether there was any."""
-    damaged = [
-        error for cell in selection.cells for error in selection.store.cell(cell.id).repair()
-    ]
+    damaged = repair_cells(selection.store, selection.cells, verified, console)
+    verified.save()
     for error in damaged:
         _say(console, f"{error}; it is made again")
     return bool(damaged)

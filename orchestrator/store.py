@@ -24,8 +24,10 @@ from orchestrator.evaluation_folder import EvaluationFolder
 from trainables.cell import Cell
 from trainables.cell_folder import CellFolder
 from trainables.files import (
+    Check,
     DamagedFileError,
     digest,
+    read_checked,
     read_sealed_json,
     write_atomic,
 )
@@ -268,18 +270,21 @@ class StoredCell(CellFolder):
         """Return the newest report of training, empty if there is none."""
         return next((entry for entry in reversed(self.log()) if "epoch" in entry), {})
 
-    def repair(self) -> list[DamagedFileError]:
-        """Remove what is damaged, together with all that was made from it; return what it was."""
-        damaged = self.damaged_states()
+    def repair(self, check: Check = read_checked) -> list[DamagedFileError]:
+        """Remove what is damaged, together with all that was made from it; return what it was.
+
+        `check` is asked about every big file that a record vouches for.
+        """
+        damaged = self.damaged_states(check)
         try:
             self.attempts()
             if self.result() is not None:
-                self.load_best()
+                self.check_best(check)
         except DamagedFileError as error:
             damaged.append(error)
             self.discard_training()
             self.discard_evaluation()
-        errors = [folder.repair() for folder in self.evaluations().values()]
+        errors = [folder.repair(check) for folder in self.evaluations().values()]
         return [*damaged, *filter(None, errors)]
 
     def discard_evaluation(self) -> None:

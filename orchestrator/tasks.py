@@ -12,6 +12,7 @@ from analysis.comparisons import Comparison, Row, compare
 from analysis.records import CellArtifacts, CellRecord, read_arrays
 from analysis.tables import depth_maps_table, table, tokens_table
 from orchestrator.store import Store
+from orchestrator.verified import Entries, written
 
 Arrays = dict[str, np.ndarray]
 
@@ -21,12 +22,13 @@ ARTIFACTS_IN_MEMORY = 16
 
 def evaluate_cell(
     study: Path, cell_id: str, data_root: Path | None, weights: Path | None, on_gpu: bool
-) -> None:
+) -> Entries:
     """Make the evaluations that a trained cell's best weights lack; publish each in its folder.
 
     The states that its training could go on from are removed: its trial has ended.
 
     `weights` is the folder of the hosts' pretrained ones, whose configurations say what they are.
+    Returns what is known of the files that are whole now.
     """
     from safetensors.torch import load
 
@@ -51,6 +53,7 @@ def evaluate_cell(
         arrays = {"patterns": made.patterns, "features": made.features}
         folder.write(made.metrics, made.predictions, arrays if rate is None else {})
     stored.discard_states()
+    return written(study, stored)
 
 
 def compare_pairs(

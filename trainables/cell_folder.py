@@ -22,6 +22,7 @@ from pydantic import ValidationError
 
 from trainables.cell import Cell
 from trainables.files import (
+    Check,
     DamagedFileError,
     append_line,
     digest,
@@ -65,7 +66,7 @@ class CellFolder:
         """Return the newest resume state that is whole, None where there is none."""
         for step in self._steps():
             try:
-                return self._read_state(step)
+                return read_checked(*self._vouched_state(step))
             except DamagedFileError:
                 continue
         return None
@@ -76,12 +77,12 @@ class CellFolder:
             if int(name.removeprefix("state-")) >= from_step:
                 self._remove_state(name)
 
-    def damaged_states(self) -> list[DamagedFileError]:
+    def damaged_states(self, check: Check = read_checked) -> list[DamagedFileError]:
         """Remove the resume states that are damaged; return what they were."""
         damaged = []
         for step in self._steps():
             try:
-                self._read_state(step)
+                check(*self._vouched_state(step))
             except DamagedFileError as error:
                 damaged.append(error)
                 self._remove_state(step)
@@ -98,10 +99,15 @@ class CellFolder:
         Raises:
             DamagedFileError: The weights or their record are missing or damaged.
         """
-        record = read_sealed_json(self.path / "best" / "meta.json")
-        if record is None:
-            raise DamagedFileError(self.path / "best" / "meta.json", "it is missing")
-        return read_checked(self.path / "best" / "model.safetensors", record["sha256"])
+        return read_checked(*self._vouched_best())
+
+    def check_best(self, check: Check) -> None:
+        """Check the best weights without reading them, where `check` can do without.
+
+        Raises:
+            DamagedFileError: The weights or their record are missing or damaged.
+        """
+        check(*self._vouched_best())
 
     def best_meta(self) -> dict[str, Any] | None:
         """Return the record of the best weights so far, None where it is missing or damaged."""
@@ -154,12 +160,21 @@ class CellFolder:
     def _steps(self) -> list[str]:
         return sorted((path.stem for path in self.path.glob("last/state-*.pt")), reverse=True)
 
-    def _read_state(self, step: str) -> bytes:
-        record = read_sealed_json(self.path / "last" / f"{step}.json")
-        if record is None:
-            raise DamagedFileError(self.path / "last" / f"{step}.json", "it is missing")
-        return read_checked(self.path / "last" / f"{step}.pt", record["sha256"])
+    def _vouched_best(self) -> tuple[Path, str]:
+        record = _record(self.path / "best" / "meta.json")
+        return self.path / "best" / "model.safetensors", record["sha256"]
+
+    def _vouched_state(self, step: str) -> tuple[Path, str]:
+        record = _record(self.path / "last" / f"{step}.json")
+        return self.path / "last" / f"{step}.pt", record["sha256"]
 
     def _remove_state(self, step: str) -> None:
         (self.path / "last" / f"{step}.json").unlink(missing_ok=True)
         (self.path / "last" / f"{step}.pt").unlink(missing_ok=True)
+
+
+def _record(path: Path) -> dict[str, Any]:
+    record = read_sealed_json(path)
+    if record is None:
+        raise DamagedFileError(path, "it is missing")
+    return record

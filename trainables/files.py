@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,16 @@ class DamagedFileError(Exception):
         super().__init__(f"{path} is damaged: {reason}")
         self.path = path
         self.reason = reason
+
+    def __reduce__(self) -> tuple[type["DamagedFileError"], tuple[Path, str]]:
+        return DamagedFileError, (self.path, self.reason)  # It comes back from other processes.
+
+
+Stamp = list[int]
+"""What changes with a file: its size in bytes, time of change in nanoseconds and inode."""
+
+Check = Callable[[Path, str], object]
+"""Raises DamagedFileError unless a file is whole, given the SHA-256 that it must have."""
 
 
 def digest(data: bytes) -> str:
@@ -79,6 +90,16 @@ def read_checked(path: Path, expected_digest: str) -> bytes:
     if digest(data) != expected_digest:
         raise DamagedFileError(path, "its content does not match its recorded SHA-256")
     return data
+
+
+def stamp(path: Path) -> Stamp:
+    """Return the stamp of a file, the same as long as nobody has written to it.
+
+    Raises:
+        FileNotFoundError: It is missing.
+    """
+    status = path.stat()
+    return [status.st_size, status.st_mtime_ns, status.st_ino]
 
 
 def _seal(payload: Any) -> str:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from made_cells import CELL, finish
 from rich.console import Console
 
 from orchestrator.run import run_study
@@ -32,6 +33,26 @@ def finished(tmp_path_factory) -> FinishedStudy:
 def launch_study():
     """Return `launch`, for tests with a study of their own."""
     return launch
+
+
+@pytest.fixture
+def cell():
+    """Return the one cell of `store`."""
+    return CELL
+
+
+@pytest.fixture
+def store(tmp_path) -> Store:
+    """Return the store of a study with one cell, of which there is nothing yet."""
+    store = Store(tmp_path / "study")
+    store.create({"name": "study"}, [CELL])
+    return store
+
+
+@pytest.fixture
+def stored(store):
+    """Return the study's one cell, trained and evaluated."""
+    return finish(store.cell(CELL.id))
 
 
 def launch(storage: Path, **options) -> FinishedStudy:

@@ -3,58 +3,13 @@
 import multiprocessing
 import os
 
-import numpy as np
-import pandas as pd
 import pytest
+from made_cells import ATTEMPT, CELL, evaluate
 
 from orchestrator.attempts import attempt_in_words
 from orchestrator.errors import UserError
 from orchestrator.store import CellState, Store, find_study
-from trainables.cell import Cell
 from trainables.files import DamagedFileError
-from trainables.recipe import Recipe
-
-CELL = Cell(
-    dataset="digits",
-    method="topk",
-    capacity="tiny",
-    keep_rate=0.5,
-    reduction_loc=(3, 6, 9),
-    recipe=Recipe(),
-)
-
-ATTEMPT = {
-    "attempt": 1,
-    "gentler": {},
-    "first_step": 0,
-    "step": 12,
-    "found": {"classification": 1.5, "gradient norm": "inf"},
-}
-
-
-@pytest.fixture
-def store(tmp_path) -> Store:
-    store = Store(tmp_path / "study")
-    store.create({"name": "study"}, [CELL])
-    return store
-
-
-@pytest.fixture
-def stored(store):
-    """Return the study's one cell, trained and evaluated."""
-    stored = store.cell(CELL.id)
-    stored.save_last(10, b"state of step 10")
-    stored.save_best(b"weights", {"accuracy": 50.0})
-    stored.add_attempt(ATTEMPT)
-    stored.write_result({"accuracy": 50.0})
-    patterns = {"image": np.arange(3), "kept_3": np.zeros((3, 2), np.uint8)}
-    evaluate(stored, patterns=patterns, features={"cls_3": np.ones((3, 4))})
-    return stored
-
-
-def evaluate(stored, rate=None, **arrays):
-    predictions = pd.DataFrame({"image": [0, 1, 2]})
-    stored.evaluations()[rate].write({"accuracy": 50.0}, predictions, arrays)
 
 
 def flip_a_bit(path):
