@@ -38,14 +38,14 @@ class Verified:
 
     def __init__(self, study: Path) -> None:
         self.files_read = 0
-        self._study = study.absolute()
+        self._study = study
         self._before = _load(study / "verified.json")
         self._now: Entries = {}
         self._saved = time.monotonic()
 
     def check(self, path: Path, expected: str) -> None:
         """Raise DamagedFileError unless a file is whole; read it only if its stamp is new."""
-        name = self._name(path)
+        name = _name(self._study, path)
         entry = _entry(path, expected)
         if self._before.get(name) != entry:
             self.files_read += 1
@@ -54,7 +54,7 @@ class Verified:
 
     def read(self, path: Path, expected: str) -> None:
         """Raise DamagedFileError unless a file is whole; read it whatever is known."""
-        self._before.pop(self._name(path), None)
+        self._before.pop(_name(self._study, path), None)
         self.check(path, expected)
 
     def add(self, entries: Mapping[str, list[Any]]) -> None:
@@ -65,7 +65,7 @@ class Verified:
 
     def forget(self, path: Path) -> None:
         """Have the next launch read a file, for it has proved damaged."""
-        self._now.pop(self._name(path), None)
+        self._now.pop(_name(self._study, path), None)
 
     def save(self) -> None:
         """Write the record, of what was checked or added alone, if it has changed."""
@@ -74,19 +74,20 @@ class Verified:
             self._before = dict(self._now)
         self._saved = time.monotonic()
 
-    def _name(self, path: Path) -> str:
-        return path.absolute().relative_to(self._study).as_posix()
-
 
 def written(study: Path, cell: StoredCell) -> Entries:
     """Return what is known of a cell's files once they have been written or read, unread."""
     entries: Entries = {}
 
     def note(path: Path, expected: str) -> None:
-        entries[path.relative_to(study).as_posix()] = _entry(path, expected)
+        entries[_name(study, path)] = _entry(path, expected)
 
     cell.repair(note)
     return entries
+
+
+def _name(study: Path, path: Path) -> str:
+    return "/".join(path.absolute().parts[len(study.absolute().parts) :])
 
 
 def _entry(path: Path, expected: str) -> list[Any]:
