@@ -20,8 +20,9 @@ RAY_SETTINGS = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     # The study's own handler saves every running cell first.
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
-    # A custom search algorithm would get one pending trial, and slots would idle between trials.
-    "TUNE_MAX_PENDING_TRIALS_PG": "4",
+    # A custom search algorithm would get one pending trial, and a cluster of many slots fill one
+    # slow start of a process after the other. How many are released is up to `ReleaseOrder`.
+    "TUNE_MAX_PENDING_TRIALS_PG": "1000000",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
 

@@ -1,27 +1,34 @@
-"""Tune's search algorithm of a study: it releases cells as trials, the critical path first."""
+"""Tune's search algorithm of a study: it turns cells into trials in the order of their release."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ray.tune.experiment import Experiment, Trial
 from ray.tune.experiment.config_parser import _create_trial_from_spec, _make_parser
 from ray.tune.search import SearchAlgorithm
 
-Config = dict[str, Any]
-"""Of a trial: `cell_id`, `prerequisite` (a cell's id or None) and whatever the trainable takes."""
+from orchestrator.release import Config, ReleaseOrder
+
+ANOTHER_TRIAL = "~"
+"""Parts a cell's id from the number of its trial, where it has more than one in a launch."""
 
 
 class CellSearch(SearchAlgorithm):
     """Turns every value of the Tune grid into one trial, named after its cell.
 
     A cell whose prerequisite is in the grid, too, waits until that has finished, and is given up
-    if that fails. Prerequisites that are not in the grid are taken as done.
+    if that fails. Prerequisites that are not in the grid are taken as done. A cell that ran out of
+    memory gets another trial that reserves more.
 
     Args:
         cost: Expected relative duration of a trial's configuration. What takes longest goes
             first, together with what waits for it, so that no long cell is left running alone.
         retries: How often a trial's configuration may fail and be tried again.
         stopping: Tells that no further trial may begin.
+        room: Returns the CPUs and GPUs that the cluster now has in all.
+        ahead: Trials released beyond those for which there is room.
+        grown: Returns the configuration with which a cell that ran out of memory begins again,
+            or None where it is to fail for that.
         on_released: Called with the id of a cell as its prerequisite finishes.
         on_given_up: Called with the id of a cell whose prerequisite failed, and with that one's.
         max_concurrent: Most trials alive at once; None leaves it to the resources.
@@ -33,6 +40,9 @@ class CellSearch(SearchAlgorithm):
         cost: Callable[[Config], float],
         retries: Callable[[Config], int],
         stopping: Callable[[], bool],
+        room: Callable[[], Mapping[str, float]],
+        ahead: int,
+        grown: Callable[[Config], Config | None],
         on_released: Callable[[str], None],
         on_given_up: Callable[[str, str], None],
         max_concurrent: int | None = None,
@@ -40,30 +50,28 @@ class CellSearch(SearchAlgorithm):
         self._cost = cost
         self._retries = retries
         self._stopping = stopping
+        self._room = room
+        self._ahead = ahead
+        self._grown = grown
         self._on_released = on_released
         self._on_given_up = on_given_up
         self._max_concurrent = max_concurrent
-        self._waiting: list[Config] = []
-        """Longest first."""
-        self._unfinished: set[str] = set()
-        """Of the grid's cells those that others may still have to wait for."""
-        self._live: set[str] = set()
+        self._trials: dict[str, int] = {}
+        """How many each cell has had, by id."""
         self._spec: dict[str, Any] = {}
 
     def set_search_properties(
         self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any
     ) -> bool:
         """Take the grid of trial configurations from Tune's parameter space."""
-        grid: list[Config] = config["trial"]["grid_search"]
-        self._unfinished = {config["cell_id"] for config in grid}
-        self._waiting = sorted(grid, key=lambda cell: self._path(cell, grid), reverse=True)
+        self._order = ReleaseOrder(
+            config["trial"]["grid_search"],
+            self._cost,
+            self._room,
+            self._ahead,
+            self._max_concurrent,
+        )
         return True
-
-    def _path(self, config: Config, grid: list[Config]) -> float:
-        """Return the cost of a cell and of the longest chain of cells that waits for it."""
-        followers = [other for other in grid if other["prerequisite"] == config["cell_id"]]
-        longest = max((self._path(follower, grid) for follower in followers), default=0.0)
-        return self._cost(config) + longest
 
     def add_configurations(self, experiments: Experiment | list[Experiment]) -> None:
         """Take from the experiment what every trial has in common."""
@@ -73,22 +81,21 @@ class CellSearch(SearchAlgorithm):
     @property
     def total_samples(self) -> int:
         """Trials still to be released."""
-        return len(self._waiting)
+        return len(self._order)
 
     def next_trial(self) -> Trial | None:
         """Return the next cell's trial, None while none may begin."""
-        full = self._max_concurrent is not None and len(self._live) >= self._max_concurrent
-        config = None if full or self._stopping() else self._first_ready()
+        config = None if self._stopping() else self._order.next()
         if config is None:
             return None
-        self._waiting.remove(config)
         cell_id = config["cell_id"]
-        self._live.add(cell_id)
+        number = self._trials[cell_id] = self._trials.get(cell_id, 0) + 1
+        trial_id = cell_id if number == 1 else f"{cell_id}{ANOTHER_TRIAL}{number}"
         trial = _create_trial_from_spec(
             self._spec | {"config": config},
             _make_parser(),
-            trial_id=cell_id,
-            experiment_tag=cell_id,
+            trial_id=trial_id,
+            experiment_tag=trial_id,
             evaluated_params={"cell": cell_id},
         )
         trial.max_failures = self._retries(config)
@@ -98,34 +105,23 @@ class CellSearch(SearchAlgorithm):
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
         """Make room for another trial, and release or give up the cells that wait for this one."""
-        self._live.discard(trial_id)
-        result = result or {}
-        if error or "attempt_ended" in result:  # With no gentler attempt left.
-            self._give_up_followers(trial_id)
+        cell_id = trial_id.partition(ANOTHER_TRIAL)[0]
+        config, result = self._order.stopped(cell_id), result or {}
+        if "out_of_memory" in result and (grown := self._grown(config)):
+            self._order.again(grown)
+        elif error or "attempt_ended" in result or "out_of_memory" in result:
+            for follower, failed in self._order.failed(cell_id):
+                self._on_given_up(follower, failed)
         elif result.get("finished"):
-            self._unfinished.discard(trial_id)
-            for follower in self._followers(trial_id):
-                self._on_released(follower["cell_id"])
+            for follower in self._order.finished(cell_id):
+                self._on_released(follower)
 
     def is_finished(self) -> bool:
         """Tell Tune that no trial will follow, or it would sleep in long rounds.
 
         Cells may be left that wait in vain: for one that was interrupted.
         """
-        return self._stopping() or not (self._live or self._first_ready())
-
-    def _first_ready(self) -> Config | None:
-        ready = (cell for cell in self._waiting if cell["prerequisite"] not in self._unfinished)
-        return next(ready, None)
-
-    def _followers(self, cell_id: str) -> list[Config]:
-        return [config for config in self._waiting if config["prerequisite"] == cell_id]
-
-    def _give_up_followers(self, cell_id: str) -> None:
-        for follower in self._followers(cell_id):
-            self._waiting.remove(follower)
-            self._on_given_up(follower["cell_id"], cell_id)
-            self._give_up_followers(follower["cell_id"])
+        return self._stopping() or self._order.is_stuck()
 
     def save_to_dir(self, dirpath: str, **kwargs: Any) -> None:
         """Keep nothing: the store tells the next launch what is left."""

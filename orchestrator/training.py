@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray import tune
 from ray.tune.experiment import Trial
 
@@ -24,6 +25,9 @@ from trainables.trainable import FinetuneTrainable
 
 RETRIES = 2
 """How often a cell that fails is tried again, from its last state, before it is given up."""
+
+READY_FOR_OLD_PROCESSES = 4
+"""Cells released ahead where processes go on with other cells: Tune keeps those that one awaits."""
 
 TEACHER_FAILED = "teacher failed"
 """What the log calls it where a cell is given up without an attempt of its own."""
@@ -62,10 +66,16 @@ class Training:
             on_trained: Called with the id of every cell as it becomes trained.
             on_tick: Called over and over while cells train.
         """
+        # A new process imports torch and timm for seconds; on a GPU it is worth that, for a clean
+        # CUDA state.
+        reuses = not self.cluster.gpus
         search = CellSearch(
             cost=lambda config: self.work[config["cell_id"]],
             retries=lambda config: 0 if config["cell_id"] in self.given_up_once else RETRIES,
             stopping=lambda: interrupts.requested,
+            room=ray.cluster_resources,
+            ahead=READY_FOR_OLD_PROCESSES if reuses else 1,
+            grown=lambda config: None,
             on_released=lambda cell_id: progress.set_state(cell_id, CellState.PENDING),
             on_given_up=lambda cell_id, teacher: self._give_up(cell_id, teacher, progress),
             max_concurrent=self.max_concurrent,
@@ -79,9 +89,7 @@ class Training:
             param_space={"trial": tune.grid_search(configs)},
             tune_config=tune.TuneConfig(
                 search_alg=search,
-                # A new process imports torch and timm for seconds; on a GPU it is worth that, for
-                # a clean CUDA state.
-                reuse_actors=not self.cluster.gpus,
+                reuse_actors=reuses,
                 trial_name_creator=_cell_id,
                 trial_dirname_creator=_cell_id,
             ),

@@ -5,6 +5,8 @@ from ray.tune.experiment import Experiment
 
 from orchestrator.search import CellSearch
 
+RESERVED = {"cpu": 1.0, "gpu": 0.0, "workers": 1}
+
 
 class Trainable:
     """Stands for what a trial runs; nothing is run here."""
@@ -16,12 +18,15 @@ def make(costs, *, after=None, stopping=lambda: False, max_concurrent=None, tmp_
         cost=lambda config: costs[config["cell_id"]],
         retries=lambda config: 2 if config["cell_id"] == "a" else 0,
         stopping=stopping,
+        room=lambda: {"CPU": 8.0, "GPU": 0.0},
+        ahead=1,
+        grown=lambda config: config | {"cpu": 2 * config["cpu"]} if config["cpu"] < 4 else None,
         on_released=lambda cell: search.told.append(cell),
         on_given_up=lambda cell, failed: search.told.append((cell, failed)),
         max_concurrent=max_concurrent,
     )
     search.told = []
-    grid = [{"cell_id": cell, "prerequisite": (after or {}).get(cell)} for cell in costs]
+    grid = [RESERVED | {"cell_id": cell, "prerequisite": (after or {}).get(cell)} for cell in costs]
     search.set_search_properties(None, None, {"trial": {"grid_search": grid}})
     experiment = Experiment("test", "Trainable", storage_path=str(tmp_path))
     search.add_configurations(experiment)
@@ -51,7 +56,7 @@ def test_the_longest_cell_is_released_first(tmp_path):
     trials = [search.next_trial() for _ in range(3)]
     assert [trial.trial_id for trial in trials] == ["b", "c", "a"]
     assert [trial.max_failures for trial in trials] == [0, 0, 2]
-    assert trials[0].config == {"cell_id": "b", "prerequisite": None}
+    assert trials[0].config == RESERVED | {"cell_id": "b", "prerequisite": None}
     assert search.next_trial() is None
     assert not search.is_finished()
     for cell in "abc":
@@ -125,6 +130,23 @@ def test_waiting_for_a_teacher_that_was_interrupted_is_no_deadlock(tmp_path):
     end(search, "t", finished=False, interrupted=True)
     assert search.told == []
     assert search.next_trial() is None
+    assert search.is_finished()
+
+
+def test_a_cell_out_of_memory_goes_on_next_in_a_trial_that_reserves_more(tmp_path):
+    search = make(
+        {"t": 3.0, "s": 2.0, "x": 9.0}, after={"s": "t"}, max_concurrent=2, tmp_path=tmp_path
+    )
+    assert released(search) == ["x", "t"]
+    for number, cpus in ((2, 2.0), (3, 4.0)):
+        name = "t" if number == 2 else "t~2"
+        search.on_trial_complete(name, {"out_of_memory": True, "finished": False})
+        trial = search.next_trial()
+        assert (trial.trial_id, trial.config["cpu"]) == (f"t~{number}", cpus)
+        assert search.told == []
+    end(search, "x")
+    search.on_trial_complete("t~3", {"out_of_memory": True, "finished": False})
+    assert search.told == [("s", "t")]
     assert search.is_finished()
 
 
