@@ -1,6 +1,7 @@
 """Rank statistics of a study: correlations with intervals, average ranks, tests, Pareto fronts."""
 
 from functools import cache
+from itertools import permutations
 from typing import NamedTuple
 
 import numpy as np
@@ -11,6 +12,8 @@ Floats = NDArray[np.float64]
 
 FEWEST_PAIRS = 3
 """Fewer points have no correlation worth a name."""
+EXACT_UP_TO = 7
+"""Values whose p value counts all orders; the usual approximation finds 0 for three in a row."""
 CONFIDENCE = 0.95
 RESAMPLES = 1000
 """Draws of a bootstrap; an interval's ends move by about 1 % of its width between seeds."""
@@ -22,7 +25,7 @@ class Correlation(NamedTuple):
     coefficient: float
     """In [-1, 1]."""
     p: float
-    """Two-sided, of no correlation; in [0, 1]."""
+    """Two-sided, of no correlation, in [0, 1]; exact up to `EXACT_UP_TO` values."""
     low: float
     high: float
     """Ends of the 95 % percentile interval over resampled pairs of values."""
@@ -42,8 +45,12 @@ def spearman(x: np.ndarray, y: np.ndarray, names: tuple[str, str] = NAMES) -> Co
     if note := _undefined(x, y, names):
         return _nothing(note)
     found = stats.spearmanr(x, y)
+    a, b = (stats.rankdata(values) - (len(x) + 1) / 2 for values in (x, y))
+    p = float(found.pvalue)
+    if len(x) <= EXACT_UP_TO:
+        p = _exact_p(b[_orders(len(x))] @ a, float(a @ b))
     interval = _interval(_spearman_of_resamples(x, y, _resamples(len(x))))
-    return Correlation(float(found.statistic), float(found.pvalue), *interval)
+    return Correlation(float(found.statistic), p, *interval)
 
 
 def kendall(x: np.ndarray, y: np.ndarray, names: tuple[str, str] = NAMES) -> Correlation:
@@ -54,8 +61,14 @@ def kendall(x: np.ndarray, y: np.ndarray, names: tuple[str, str] = NAMES) -> Cor
     if note := _undefined(x, y, names):
         return _nothing(note)
     found = stats.kendalltau(x, y)
+    a, b = (np.sign(values[:, None] - values[None]) for values in (x, y))
+    p = float(found.pvalue)
+    if len(x) <= EXACT_UP_TO:
+        orders = _orders(len(x))
+        shuffled = b[orders[:, :, None], orders[:, None, :]]
+        p = _exact_p(np.tensordot(shuffled, a), float((a * b).sum()))
     interval = _interval(_kendall_of_resamples(x, y, _resamples(len(x))))
-    return Correlation(float(found.statistic), float(found.pvalue), *interval)
+    return Correlation(float(found.statistic), p, *interval)
 
 
 def benjamini_hochberg(p: np.ndarray) -> Floats:
@@ -141,6 +154,18 @@ def _undefined(x: np.ndarray, y: np.ndarray, names: tuple[str, str]) -> str | No
 
 def _nothing(note: str) -> Correlation:
     return Correlation(np.nan, np.nan, np.nan, np.nan, note)
+
+
+def _exact_p(shuffled: Floats, observed: float) -> float:
+    """Return the share of all orders that correlate at least as strongly as was observed."""
+    # The statistics are sums of a few small numbers, equal but for rounding where they tie.
+    return float((np.abs(shuffled) >= abs(observed) - 1e-9).mean())
+
+
+@cache
+def _orders(n: int) -> NDArray[np.int64]:
+    """Return all orders of n values, [n!, n]."""
+    return np.array(list(permutations(range(n))))
 
 
 @cache

@@ -9,7 +9,7 @@ import pandas as pd
 from plotly.offline import get_plotlyjs
 
 from analysis.records import CellRecord
-from analysis.report import patterns, sections
+from analysis.report import patterns, sections, statistics
 
 
 def render(
@@ -24,14 +24,17 @@ def render(
         study_name: Name of the study.
         records: All its cells, in the order of the study.
         tables: Tables by name (`analysis.tables.SCHEMAS`); absent or empty ones are said to
-            be missing. Used: `depth_maps`, `pruning`, `merging`, `features`.
+            be missing. Used: `depth_maps`, `pruning`, `merging`, `features`, `ranks`,
+            `correlations`.
         provenance: What to state about the origin of the numbers, name -> value.
     """
     content = (
         sections.summary(records),
         sections.accuracy(records),
+        statistics.ranks(records, tables),
         patterns.token_depth(records, tables),
         patterns.similarity(records, tables),
+        statistics.correlations(tables),
         sections.cells(records),
         sections.provenance(records, provenance),
     )

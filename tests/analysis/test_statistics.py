@@ -36,6 +36,28 @@ def test_coefficients_and_p_values_are_scipys(ours, ties):
 
 
 @pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("n", [3, 5, 7])
+@pytest.mark.parametrize("ours", COEFFICIENTS)
+def test_p_values_of_few_values_count_all_orders(ours, n, ties):
+    x, y = drawn(n, seed=4, ties=ties)
+
+    def statistic(shuffled):
+        return COEFFICIENTS[ours](shuffled, y).statistic
+
+    exact = stats.permutation_test(
+        (x,), statistic, permutation_type="pairings", n_resamples=np.inf, vectorized=False
+    )
+    # scipy doubles the smaller tail, which for symmetric tails is what lies as far out.
+    both = np.mean(np.abs(exact.null_distribution) >= abs(exact.statistic) - 1e-9)
+    assert ours(x, y).p == pytest.approx(both, abs=1e-12)
+
+
+def test_three_in_a_row_prove_nothing():
+    assert spearman(np.arange(3.0), np.arange(3.0)).p == pytest.approx(2 / 6)
+    assert kendall(np.arange(3.0), np.arange(3.0)).p == pytest.approx(2 / 6)
+
+
+@pytest.mark.parametrize("ties", [False, True])
 @pytest.mark.parametrize("ours", COEFFICIENTS)
 def test_the_interval_is_that_of_a_loop_over_resampled_pairs(ours, ties):
     x, y = drawn(8, seed=1, ties=ties)

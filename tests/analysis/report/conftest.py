@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from analysis.comparisons import KINDS, compare, pairs
+from analysis.correlations import correlations_table
+from analysis.ranks import ranks_table
 from analysis.records import CellArtifacts, CellRecord
-from analysis.tables import depth_maps_table, table
+from analysis.tables import depth_maps_table, results_table, table
 
 FAMILIES = {
     "topk": "pruning", "evit": "pruning", "tome": "merging", "dpcknn": "merging", "sit": "soft",
@@ -89,4 +91,10 @@ def report_tables(report_records):
         compare(cells[a.cell_id], cells[b.cell_id], "models") for a, b in pairs(done, "models")
     ]
     tables = {kind: table(kind, [r for rows in compared for r in rows[kind]]) for kind in KINDS}
-    return {**tables, "depth_maps": depth_maps_table(cells.values())}
+    results = results_table(report_records)
+    return {
+        **tables,
+        "depth_maps": depth_maps_table(cells.values()),
+        "correlations": correlations_table(results, tables),
+        "ranks": ranks_table(results),
+    }

@@ -80,9 +80,11 @@ def test_a_method_looks_the_same_in_every_figure(page, report_records):
         for trace in figure["data"]:
             if trace["type"] == "scatter":
                 style = styles[trace["meta"]]
-                assert trace["line"] == {"color": style.colour, "dash": style.dash, "width": 2}
-                assert trace["marker"]["symbol"] == style.symbol
-            else:
+                line = {"color": style.colour, "dash": style.dash, "width": 2}
+                assert trace.get("line", line) == line
+                looks = {"color": style.colour, "symbol": style.symbol}
+                assert trace["marker"].items() >= looks.items()
+            elif trace["zmin"] == 0:  # A matrix of methods by methods.
                 order = [
                     method for method in ordered_methods(report_records) if method in trace["x"]
                 ]
@@ -120,11 +122,50 @@ def test_matrices_hold_the_tables_values(page, report_tables):
     assert round(rows["iou_mean"].item(), 4) in values
 
 
+def test_ranks_are_drawn_best_first_with_the_critical_difference(report_records, report_tables):
+    ranked = report_tables["ranks"].dropna(subset=["average_rank"])
+    page = render("s", report_records, {"ranks": ranked.assign(critical_difference=1.5)}, {})
+    rows = ranked[ranked["dataset"].isna()].sort_values("average_rank")
+    diagrams = [f for f in _figures(page) if f["layout"]["xaxis"].get("title") == RANK_AXIS]
+    assert len(diagrams) == ranked["dataset"].nunique(dropna=False) > 1
+    drawn = [[trace["meta"] for trace in figure["data"]] for figure in diagrams]
+    figure = diagrams[drawn.index(list(rows["method"]))]
+    assert [trace["x"][0] for trace in figure["data"]] == rows["average_rank"].round(4).tolist()
+    (band,) = figure["layout"]["shapes"]
+    assert (band["x0"], band["x1"]) == (
+        rows["average_rank"].min(),
+        rows["average_rank"].min() + 1.5,
+    )
+
+
+RANK_AXIS = {"text": "average rank"}
+
+
+def test_correlations_show_the_tables_values_and_mark_what_is_significant(page, report_tables):
+    maps = [f["data"][0] for f in _figures(page) if f["data"][0].get("zmin") == -1]
+    drawn = {
+        (group, measure, value, bool(star))
+        for m in maps
+        for group, values, stars in zip(m["y"], m["z"], m["text"], strict=True)
+        for measure, value, star in zip(m["x"], values, stars, strict=True)
+        if value is not None
+    }
+    known = report_tables["correlations"].dropna(subset=["spearman"])
+    expected = {
+        (row.method, round(row.spearman, 4), row.spearman_q <= 0.05) for row in known.itertuples()
+    }
+    assert {(group, value, star) for group, _, value, star in drawn} == expected
+    assert len(expected) > 50
+    assert any(measure == "CKA distance @ 11" for _, measure, _, _ in drawn)
+
+
 def test_study_without_results_still_has_a_page(report_records):
     waiting = [replace(r, state="pending", metrics={}, progress={}) for r in report_records]
     read = _Tags(render("s", waiting, {}, {}))
     assert "No cell has been evaluated yet." in read.text
     assert "No two cells have been compared yet." in read.text
+    assert "No block of cells is finished for several methods yet." in read.text
+    assert "No group of at least 3 compared pairs yet." in read.text
     assert _Tags(render("s", [], {}, {})).open == []
     undefined = [replace(r, state="done", metrics={"accuracy": float("nan")}) for r in waiting]
     assert "No cell has been evaluated yet." in _Tags(render("s", undefined, {}, {})).text

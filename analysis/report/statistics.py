@@ -1,0 +1,178 @@
+"""The report's sections on ranks and correlations: each takes cells and tables, returns HTML."""
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+import pandas as pd
+
+from analysis.records import CellRecord
+from analysis.report import markup
+from analysis.report.charts import Figure
+from analysis.report.style import MethodStyle, method_styles
+
+Tables = Mapping[str, pd.DataFrame]
+
+SIGNIFICANT = 0.05
+"""q values up to this are marked."""
+COMPARISONS = {
+    "models": "Methods at one rate, from each method's cell",
+    "rates": "Rates of one method and capacity",
+    "capacity": "Capacities of one method",
+}
+_NAMES = {
+    "iou_mean": "IoU", "ioa_mean": "IoA", "homogeneity_mean": "homogeneity",
+    "completeness_mean": "completeness", "v_measure_mean": "V-measure", "pwcca": "PWCCA distance",
+    "mean_cca": "mean CCA", "mean_squared_cca": "mean squared CCA", "cka": "CKA distance",
+    "procrustes": "Procrustes distance",
+}  # fmt: skip
+
+
+def ranks(records: Sequence[CellRecord], tables: Tables) -> str:
+    """Average ranks of the methods with the critical difference, over all datasets and for each."""
+    table = tables.get("ranks", pd.DataFrame())
+    ranked = table.dropna(subset=["average_rank"]) if len(table) else table
+    if ranked.empty:
+        nothing = markup.empty("No block of cells is finished for several methods yet.")
+        return markup.section("ranks", "Ranks", nothing)
+    styles = method_styles(records)
+    plots = [
+        markup.chart(_rank_diagram(rows, styles), _rank_title(rows))
+        for _, rows in ranked.groupby("dataset", dropna=False, sort=False)
+    ]
+    caption = (
+        "Average rank of each method by accuracy over all combinations of dataset, capacity and "
+        "keep rate in which all of them are done; 1 is the best. Methods within the grey band "
+        "cannot be told apart from the best one at 5 % (Nemenyi's critical difference). A small p "
+        "(Friedman's test) says that the methods do not all rank alike."
+    )
+    return markup.section("ranks", "Ranks", markup.figure(markup.panels(plots), caption))
+
+
+def correlations(tables: Tables) -> str:
+    """Heat maps of how similarity goes with the difference of accuracies."""
+    table = tables.get("correlations", pd.DataFrame())
+    known = table.dropna(subset=["spearman"]) if len(table) else table
+    if known.empty:
+        nothing = "No group of at least 3 compared pairs yet."
+        return markup.section("correlations", "Likeness and accuracy", markup.empty(nothing))
+    shown = {
+        title: markup.panels([markup.chart(_correlation_map(rows), title)])
+        for comparison in COMPARISONS
+        for title, rows in _views(known, comparison).items()
+    }
+    caption = (
+        "Spearman's rank correlation of each similarity with accuracy of A less accuracy of B, "
+        "over pairs of cells (A, B); the columns name the similarity and the block it is taken "
+        "after. Blue is negative, orange positive; a star marks q of at most 0.05 after Benjamini "
+        f"and Hochberg over all {len(known)} correlations. Point at a field for the interval, the "
+        "number of pairs and Kendall's tau."
+    )
+    body = markup.figure(markup.views(shown, "Pairs of"), caption)
+    return markup.section("correlations", "Likeness and accuracy", body)
+
+
+def _rank_title(rows: pd.DataFrame) -> str:
+    first = rows.iloc[0]
+    where = "all datasets" if pd.isna(first["dataset"]) else str(first["dataset"])
+    p = first["friedman_p"]
+    tested = "" if pd.isna(p) else f", p {'< 0.001' if p < 0.001 else f'= {p:.3f}'}"
+    return f"{where} ({first['blocks']} blocks{tested})"
+
+
+def _rank_diagram(rows: pd.DataFrame, styles: Mapping[str, MethodStyle]) -> Figure:
+    rows = rows.sort_values("average_rank")
+    best, difference = rows["average_rank"].min(), rows["critical_difference"].iloc[0]
+    band = {
+        "type": "rect", "xref": "x", "yref": "paper", "x0": best, "y0": 0, "y1": 1,
+        "x1": best + difference, "fillcolor": "var(--line)", "line": {"width": 0}, "layer": "below",
+    }  # fmt: skip
+    traces = [_rank(row, styles[str(row.method)]) for row in rows.itertuples()]
+    return {
+        "data": traces,
+        "layout": {
+            "height": 90 + 24 * len(rows),
+            "shapes": [] if pd.isna(difference) else [band],
+            "xaxis": {"title": {"text": "average rank"}},
+            "yaxis": {"type": "category", "autorange": "reversed", "showgrid": False},
+        },
+    }
+
+
+def _rank(row: Any, style: MethodStyle) -> dict[str, Any]:
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "name": escape(row.method),
+        "meta": row.method,
+        "x": [round(row.average_rank, 4)],
+        "y": [escape(row.method)],
+        "marker": {"color": style.colour, "symbol": style.symbol, "size": 10},
+        "hovertemplate": "average rank %{x:.2f}",
+    }
+
+
+def _views(table: pd.DataFrame, comparison: str) -> dict[str, pd.DataFrame]:
+    """Divide a comparison's rows into maps that fit a screen: a row a method."""
+    rows = table[table["comparison"] == comparison]
+    by = ["dataset", "capacity", "keep_rate"] if comparison == "models" else ["dataset"]
+    found = {}
+    for key, group in rows.groupby(by, sort=False):
+        setting = f"{key[0]} · {key[1]} · keep rate {key[2]:g}" if len(key) == 3 else key[0]
+        found[f"{COMPARISONS[comparison]}: {setting}"] = group
+    return found
+
+
+def _correlation_map(rows: pd.DataFrame) -> Figure:
+    """A row a group, a column a similarity at a block."""
+    several_seeds = rows["seed"].nunique() > 1
+    cells = {(_group(row, several_seeds), _measure(row)): row for row in rows.itertuples()}
+    groups, measures = (list(dict.fromkeys(names)) for names in zip(*cells, strict=True))
+    fields = [[_field(cells.get((group, measure))) for measure in measures] for group in groups]
+    heatmap = {
+        "type": "heatmap",
+        "x": measures,
+        "y": [escape(group) for group in groups],
+        "z": [[value for value, _, _ in row] for row in fields],
+        "text": [[star for _, star, _ in row] for row in fields],
+        "customdata": [[words for _, _, words in row] for row in fields],
+        "zmin": -1,
+        "zmax": 1,
+        "colorscale": [[0, "#0072b2"], [0.5, "#f7f7f7"], [1, "#d55e00"]],
+        "texttemplate": "%{text}",
+        "hovertemplate": "%{y}<br>%{x}<br>%{customdata}<extra></extra>",
+        "hoverongaps": False,
+        "xgap": 1,
+        "ygap": 1,
+        "colorbar": {"thickness": 10, "outlinewidth": 0, "tickvals": [-1, 0, 1]},
+    }
+    return {
+        "data": [heatmap],
+        "layout": {
+            "height": 190 + 22 * len(groups),
+            "xaxis": {"type": "category", "showgrid": False, "tickangle": -60},
+            "yaxis": {"type": "category", "showgrid": False, "autorange": "reversed"},
+        },
+    }
+
+
+def _group(row: Any, several_seeds: bool) -> str:
+    capacity = f" · {row.capacity}" if row.comparison == "rates" else ""
+    seed = f" · seed {row.seed}" if several_seeds and row.comparison == "models" else ""
+    return f"{row.method}{capacity}{seed}"
+
+
+def _measure(row: Any) -> str:
+    return f"{_NAMES[row.similarity]} @ {row.block}"
+
+
+def _field(row: Any) -> tuple[float | None, str, str]:
+    """Return a correlation, its star, and all that is known of it in words."""
+    if row is None:
+        return None, "", ""
+    words = (
+        f"rho {row.spearman:.2f} [{row.spearman_low:.2f}, {row.spearman_high:.2f}], "
+        f"q {row.spearman_q:.3f}<br>tau {row.kendall:.2f}, {row.pairs} pairs"
+    )
+    star = "*" if row.spearman_q <= SIGNIFICANT else ""
+    return round(float(row.spearman), 4), star, words
