@@ -29,7 +29,9 @@ from trainables.recipe import Recipe
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("[!.]*/**/*.md")])
-COMMANDS = ("tokensweep ", "python -m orchestrator ", "python experiments/full_grid.py")
+TEMPLATES = sorted(path for path in (ROOT / "experiments" / "clusters").iterdir() if path.is_file())
+OURS = r"(?:^|[ /])(tokensweep|python -m orchestrator|full_grid\.py|slurm\.sbatch) (?=[a-z-])(.*)"
+"""One of our programs, anywhere in a command line, and what it is given."""
 MACHINE_PATH = re.compile(r"(?<![\w.])/(?:home|mnt|opt|root|tmp|Users|usr|var|work)/")
 HOOKS = {
     "before_block": "before",
@@ -300,21 +302,39 @@ def test_no_path_of_a_machine_is_named(document):
     assert not MACHINE_PATH.search(document.read_text())
 
 
+def check_command(line):
+    """Parse what one of our programs is given in a command line; tell whether there is one."""
+    found = re.search(OURS, line)
+    if found is None:
+        return False
+    program, given = found.groups()
+    words = shlex.split(given, comments=True)
+    name = words.pop(0) if program in ("tokensweep", "python -m orchestrator") else "run"
+    commands()[name].make_context(name, words)
+    return True
+
+
+def commands():
+    return typer.main.get_command(app).commands
+
+
 @by_name
 def test_every_quoted_command_line_is_understood(document):
-    commands = typer.main.get_command(app).commands
     text = document.read_text()
-    fenced = re.findall(r"^```\w*\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
+    fenced = re.findall(r"^ *```\w*\n(.*?)^ *```", text, flags=re.DOTALL | re.MULTILINE)
     lines = [line for block in fenced for line in block.splitlines()]
-    spans = code(re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE))
+    spans = code(re.sub(r"^ *```.*?^ *```", "", text, flags=re.DOTALL | re.MULTILINE))
     for line in (*lines, *spans):
-        if line.startswith(COMMANDS):
-            prefix = next(prefix for prefix in COMMANDS if line.startswith(prefix))
-            words = shlex.split(line.removeprefix(prefix), comments=True)
-            name = "run" if "full_grid" in prefix else words.pop(0)
-            commands[name].make_context(name, words)
-    known = {option for command in commands.values() for p in command.params for option in p.opts}
+        check_command(line)
+    known = {option for command in commands().values() for p in command.params for option in p.opts}
     assert {span.split()[0] for span in spans if span.startswith("--")} <= known
+
+
+@pytest.mark.parametrize("template", TEMPLATES, ids=lambda path: path.name)
+def test_every_command_line_of_a_template_is_understood(template):
+    folded = re.sub(r"\n +(?=--)", " ", template.read_text()).replace(' "$@" &', "")
+    checked = sum(check_command(line) for line in folded.splitlines())
+    assert checked == {"slurm.sbatch": 2, "kuberay_rayjob.yaml": 1}.get(template.name, 0)
 
 
 @by_name
