@@ -33,19 +33,19 @@ class TrialObserver(tune.Callback):
         """Show the cell as running, and no longer as failed, unless it is to end at once."""
         if self._store.stop_file.exists():
             return
-        self._store.cell(trial.trial_id).clear_error()
-        self._progress.set_state(trial.trial_id, RUNNING)
+        self._store.cell(cell_of(trial)).clear_error()
+        self._progress.set_state(cell_of(trial), RUNNING)
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
         """Show what the cell has reached; one that was stopped before it began has nothing."""
         if "step" in result:
-            self._progress.report(trial.trial_id, result)
+            self._progress.report(cell_of(trial), result)
         if "attempt_ended" in result and not result["done"]:
-            stored = self._store.cell(trial.trial_id)
+            stored = self._store.cell(cell_of(trial))
             self._progress.note(
-                f"{trial.trial_id}: {attempt_in_words(stored.attempts()[-1])}; "
+                f"{trial.config['cell_id']}: {attempt_in_words(stored.attempts()[-1])}; "
                 f"going on from its last good state with {stored.gentler()}"
             )
 
@@ -54,33 +54,36 @@ class TrialObserver(tune.Callback):
     ) -> None:
         """Hand a trained cell on; a cell that was interrupted has only been saved."""
         if trial.last_result.get("interrupted"):
-            self._progress.set_state(trial.trial_id, CellState.INTERRUPTED)
+            self._progress.set_state(cell_of(trial), CellState.INTERRUPTED)
         if trial.last_result.get("finished"):
-            self._on_trained(trial.trial_id)
+            self._on_trained(cell_of(trial))
         if "attempt_ended" in trial.last_result:
-            self._fail(trial.trial_id, lost_in_words(self._store.cell(trial.trial_id).attempts()))
+            self._fail(
+                cell_of(trial),
+                lost_in_words(self._store.cell(cell_of(trial)).attempts()),
+            )
 
     def on_trial_recover(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
     ) -> None:
         """Keep a record of every attempt that failed and is followed by another."""
-        reason = _reason(trial)
+        reason = reason_of(trial)
         event = {"event": "attempt failed", "attempt": trial.num_failures, "error": reason}
-        self._store.cell(trial.trial_id).append_log(event)
+        self._store.cell(cell_of(trial)).append_log(event)
         self._progress.note(
-            f"{trial.trial_id}: attempt {trial.num_failures} failed, "
-            f"going on from its last state ({_last_line(reason)})"
+            f"{trial.config['cell_id']}: attempt {trial.num_failures} failed, "
+            f"going on from its last state ({last_line(reason)})"
         )
 
     def on_trial_error(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
     ) -> None:
         """Declare the cell failed."""
-        stored = self._store.cell(trial.trial_id)
-        reason = _reason(trial)
+        stored = self._store.cell(cell_of(trial))
+        reason = reason_of(trial)
         stored.append_log({"event": "failed", "attempt": trial.num_failures, "error": reason})
         text = f"training failed {trial.num_failures} times; the last time:\n{reason}"
-        self._fail(trial.trial_id, text)
+        self._fail(cell_of(trial), text)
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         """Let the other work go on."""
@@ -96,11 +99,18 @@ class TrialObserver(tune.Callback):
         return {}  # Tune stores its callbacks for a restore, which a launch never does.
 
 
-def _reason(trial: Trial) -> str:
+def cell_of(trial: Trial) -> str:
+    """Return the id of a trial's cell, which may have had trials with other ids before it."""
+    cell_id: str = trial.config["cell_id"]
+    return cell_id
+
+
+def reason_of(trial: Trial) -> str:
     """Return how the last attempt failed; `trial.get_error` finds it only after the trial's end."""
     failures = Path(trial.error_file).read_text().split("Failure # ")
     return failures[-1].partition("\n")[2].strip()
 
 
-def _last_line(text: str) -> str:
+def last_line(text: str) -> str:
+    """Return the last line of an error, cut where it is very long."""
     return text.strip().splitlines()[-1][:200]

@@ -27,8 +27,8 @@ class CellSearch(SearchAlgorithm):
         stopping: Tells that no further trial may begin.
         room: Returns the CPUs and GPUs that the cluster now has in all.
         ahead: Trials released beyond those for which there is room.
-        grown: Returns the configuration with which a cell that ran out of memory begins again,
-            or None where it is to fail for that.
+        out_of_memory: Takes a trial's configuration and the error; returns the configuration with
+            which the cell begins again, or None where it has failed.
         on_released: Called with the id of a cell as its prerequisite finishes.
         on_given_up: Called with the id of a cell whose prerequisite failed, and with that one's.
         max_concurrent: Most trials alive at once; None leaves it to the resources.
@@ -42,7 +42,7 @@ class CellSearch(SearchAlgorithm):
         stopping: Callable[[], bool],
         room: Callable[[], Mapping[str, float]],
         ahead: int,
-        grown: Callable[[Config], Config | None],
+        out_of_memory: Callable[[Config, str], Config | None],
         on_released: Callable[[str], None],
         on_given_up: Callable[[str, str], None],
         max_concurrent: int | None = None,
@@ -52,7 +52,7 @@ class CellSearch(SearchAlgorithm):
         self._stopping = stopping
         self._room = room
         self._ahead = ahead
-        self._grown = grown
+        self._out_of_memory = out_of_memory
         self._on_released = on_released
         self._on_given_up = on_given_up
         self._max_concurrent = max_concurrent
@@ -107,9 +107,10 @@ class CellSearch(SearchAlgorithm):
         """Make room for another trial, and release or give up the cells that wait for this one."""
         cell_id = trial_id.partition(ANOTHER_TRIAL)[0]
         config, result = self._order.stopped(cell_id), result or {}
-        if "out_of_memory" in result and (grown := self._grown(config)):
-            self._order.again(grown)
-        elif error or "attempt_ended" in result or "out_of_memory" in result:
+        short = result.get("out_of_memory")
+        if short and (larger := self._out_of_memory(config, short)):
+            self._order.again(larger)
+        elif short or error or "attempt_ended" in result:  # With no gentler attempt left.
             for follower, failed in self._order.failed(cell_id):
                 self._on_given_up(follower, failed)
         elif result.get("finished"):

@@ -18,6 +18,7 @@ from orchestrator.interrupts import Interrupts
 from orchestrator.observer import TrialObserver
 from orchestrator.progress import Progress
 from orchestrator.search import CellSearch
+from orchestrator.shortages import MemoryScheduler, Shortages
 from orchestrator.store import CellState, Store, waits_for
 from orchestrator.study import Study
 from trainables.cell import Cell
@@ -66,6 +67,7 @@ class Training:
             on_trained: Called with the id of every cell as it becomes trained.
             on_tick: Called over and over while cells train.
         """
+        shortages = Shortages(self.store, self.cluster, progress)
         # A new process imports torch and timm for seconds; on a GPU it is worth that, for a clean
         # CUDA state.
         reuses = not self.cluster.gpus
@@ -75,7 +77,7 @@ class Training:
             stopping=lambda: interrupts.requested,
             room=ray.cluster_resources,
             ahead=READY_FOR_OLD_PROCESSES if reuses else 1,
-            grown=lambda config: None,
+            out_of_memory=shortages.after,
             on_released=lambda cell_id: progress.set_state(cell_id, CellState.PENDING),
             on_given_up=lambda cell_id, teacher: self._give_up(cell_id, teacher, progress),
             max_concurrent=self.max_concurrent,
@@ -83,12 +85,13 @@ class Training:
         for cell in cells:
             if teacher := waits_for(self.store, cell):
                 progress.wait(cell.id, teacher)
-        configs = [self.trial_config(cell) for cell in cells]
+        configs = [shortages.with_share(self.trial_config(cell)) for cell in cells]
         tuner = tune.Tuner(
             FinetuneTrainable,
             param_space={"trial": tune.grid_search(configs)},
             tune_config=tune.TuneConfig(
                 search_alg=search,
+                scheduler=MemoryScheduler(shortages),
                 reuse_actors=reuses,
                 trial_name_creator=_cell_id,
                 trial_dirname_creator=_cell_id,

@@ -67,7 +67,15 @@ class FinetuneTrainable(tune.Trainable):
         """Train until something is worth reporting, unless the study is stopping."""
         if not self._under_way and self._stop_file.exists():
             return {"interrupted": True, "finished": False, "done": True}
-        report = self._training.step()
+        try:
+            report = self._training.step()
+        except Exception as error:
+            from trainables.memory import is_out_of_memory
+
+            if not is_out_of_memory(error):
+                raise
+            self._training.close()
+            return {"out_of_memory": str(error) or repr(error), "finished": False, "done": True}
         self._under_way = "attempt_ended" not in report
         if report["done"]:
             self._training.close()

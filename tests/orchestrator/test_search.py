@@ -12,6 +12,10 @@ class Trainable:
     """Stands for what a trial runs; nothing is run here."""
 
 
+def twice(config):
+    return config | {"cpu": 2 * config["cpu"]}
+
+
 def make(costs, *, after=None, stopping=lambda: False, max_concurrent=None, tmp_path):
     """Return a search over cells with costs; `after` names the prerequisite of some."""
     search = CellSearch(
@@ -20,7 +24,7 @@ def make(costs, *, after=None, stopping=lambda: False, max_concurrent=None, tmp_
         stopping=stopping,
         room=lambda: {"CPU": 8.0, "GPU": 0.0},
         ahead=1,
-        grown=lambda config: config | {"cpu": 2 * config["cpu"]} if config["cpu"] < 4 else None,
+        out_of_memory=lambda config, _: twice(config) if config["cpu"] < 4 else None,
         on_released=lambda cell: search.told.append(cell),
         on_given_up=lambda cell, failed: search.told.append((cell, failed)),
         max_concurrent=max_concurrent,
@@ -140,12 +144,12 @@ def test_a_cell_out_of_memory_goes_on_next_in_a_trial_that_reserves_more(tmp_pat
     assert released(search) == ["x", "t"]
     for number, cpus in ((2, 2.0), (3, 4.0)):
         name = "t" if number == 2 else "t~2"
-        search.on_trial_complete(name, {"out_of_memory": True, "finished": False})
+        search.on_trial_complete(name, {"out_of_memory": "too little", "finished": False})
         trial = search.next_trial()
         assert (trial.trial_id, trial.config["cpu"]) == (f"t~{number}", cpus)
         assert search.told == []
     end(search, "x")
-    search.on_trial_complete("t~3", {"out_of_memory": True, "finished": False})
+    search.on_trial_complete("t~3", {"out_of_memory": "too little", "finished": False})
     assert search.told == [("s", "t")]
     assert search.is_finished()
 
