@@ -13,7 +13,7 @@ from orchestrator.errors import UserError
 from orchestrator.listing import cells_table, describe, status_view
 from orchestrator.reporting import write_report
 from orchestrator.run import INTERRUPTED, SOME_FAILED, run_study
-from orchestrator.selection import STAGES, Options, select
+from orchestrator.selection import STAGES, Options, select, storage_path
 from orchestrator.store import find_study
 from trainables.files import DamagedFileError
 
@@ -31,14 +31,17 @@ app = typer.Typer(
 )
 
 Storage = Annotated[
-    Path, typer.Argument(help="A study's folder, or the storage that holds just this one.")
+    str,
+    typer.Argument(help="A study's folder or URI, or the storage that holds just this one."),
 ]
 
 
 @app.command()
 def run(
     study: Annotated[str, typer.Option(help="A shipped study's name or a YAML file.")] = "demo",
-    storage: Annotated[str, typer.Option(help="Folder that keeps all results.")] = "runs",
+    storage: Annotated[
+        str, typer.Option(help="Folder or URI, such as s3://bucket/prefix, that keeps all results.")
+    ] = "runs",
     data: Annotated[
         Path | None, typer.Option(help="Folder of the datasets, as DATA/NAME or DATA itself.")
     ] = None,
@@ -66,11 +69,9 @@ def run(
     quiet: Annotated[bool, typer.Option("--quiet", help="Show only what matters.")] = False,
 ) -> None:
     """Run a study, or go on with it; running it again is resuming it."""
-    if "://" in storage:
-        raise UserError(f"--storage is {storage!r}, but must be a folder of this file system")
     options = Options(
         study=study,
-        storage=Path(storage),
+        storage=storage_path(storage),
         data=data.absolute() if data else None,
         weights=weights.absolute() if weights else None,
         address=address,
@@ -108,20 +109,20 @@ def check_data(
 @app.command()
 def status(storage: Storage) -> None:
     """Tell how far a study is: cells by state, what runs, what failed."""
-    Console().print(status_view(find_study(storage)), soft_wrap=True)
+    Console().print(status_view(find_study(storage_path(storage))), soft_wrap=True)
 
 
 @app.command()
 def cells(storage: Storage) -> None:
     """List every cell with its state and what it reached."""
-    store = find_study(storage)
+    store = find_study(storage_path(storage))
     Console().print(cells_table(store, [store.cell(cell_id) for cell_id in store.cell_ids()]))
 
 
 @app.command()
 def report(storage: Storage) -> None:
     """Make the page again from the store alone, also of a study in progress."""
-    store = find_study(storage)
+    store = find_study(storage_path(storage))
     write_report(store, [store.cell(cell_id) for cell_id in store.cell_ids()])
     Console().print(f"report: {store.report}", highlight=False, soft_wrap=True)
 

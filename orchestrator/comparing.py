@@ -1,7 +1,6 @@
 """The comparison stage: evaluated cells, and pairs of them, become the study's tables."""
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TypeVar
 
 import pandas as pd
@@ -18,6 +17,7 @@ from orchestrator.store import CellState, Store, StoredCell
 from orchestrator.tables import fingerprint, publish_tables
 from orchestrator.tasks import compare_pairs, describe_cells
 from trainables.files import DamagedFileError
+from trainables.store_path import StorePath
 
 T = TypeVar("T")
 Frames = dict[str, pd.DataFrame]
@@ -40,7 +40,7 @@ class ComparisonError(Exception):
         damaged: The file whose damage was why, if one's was.
     """
 
-    def __init__(self, reason: str, damaged: Path | None = None) -> None:
+    def __init__(self, reason: str, damaged: StorePath | None = None) -> None:
         super().__init__(reason)
         self.damaged = damaged
 

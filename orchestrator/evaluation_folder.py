@@ -2,7 +2,6 @@
 
 import io
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from trainables.files import (
     write_atomic,
     write_sealed_json,
 )
+from trainables.store_path import StorePath
 
 ARTIFACTS = ("patterns.npz", "features.npz", "predictions.parquet")
 
@@ -24,7 +24,7 @@ ARTIFACTS = ("patterns.npz", "features.npz", "predictions.parquet")
 class EvaluationFolder:
     """Reads and writes `eval.json` and the artifacts beside it."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: StorePath) -> None:
         self.path = path
 
     def metrics(self) -> dict[str, Any] | None:

@@ -3,8 +3,10 @@
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import FrameType
+
+from trainables.files import write_atomic
+from trainables.store_path import StorePath
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -17,9 +19,11 @@ class Interrupts:
             node they are.
     """
 
-    def __init__(self, stop_file: Path) -> None:
+    def __init__(self, stop_file: StorePath) -> None:
         self._stop_file = stop_file
         self.requested = False
+        self.lost_to: str | None = None
+        """The other driver that has taken the study over, if one has."""
 
     @contextmanager
     def handled(self) -> Iterator[None]:
@@ -46,5 +50,13 @@ class Interrupts:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.requested:
             raise KeyboardInterrupt
+        self._request()
+
+    def lose(self, holder: str) -> None:
+        """Save and stop, for another driver has taken the study over."""
+        self.lost_to = holder
+        self._request()
+
+    def _request(self) -> None:
         self.requested = True
-        self._stop_file.touch()
+        write_atomic(self._stop_file, b"")

@@ -1,8 +1,11 @@
 """One launch of a study: find out what is left to do, do it, and say how it stands."""
 
+from functools import partial
+
 from rich.console import Console
 
 from orchestrator.command import command_line
+from orchestrator.driver_lock import driving
 from orchestrator.interrupts import Interrupts
 from orchestrator.progress import Progress
 from orchestrator.provenance import provenance
@@ -27,14 +30,15 @@ def run_study(options: Options, console: Console) -> int:
     macs = _preflight(selection, options, console)
     interrupts = Interrupts(store.stop_file)
     compared = True
-    with store.lock(), interrupts.handled():
+    say = partial(_say, console)
+    with driving(store.path, say, interrupts.lose), interrupts.handled():
         store.create(selection.study.model_dump(mode="json") | provenance(), selection.cells)
         verified = Verified(store.path)
         if _repair(selection, verified, console):
             selection = with_teachers(selection, options)
             macs = _preflight(selection, options, console)
         for note in selection.notes():
-            _say(console, note)
+            say(note)
         states = {cell.id: store.cell(cell.id).state() for cell in selection.selected}
         progress = Progress(console, selection.study.name, states, macs, quiet=options.quiet)
         try:
@@ -103,6 +107,9 @@ def _conclude(
     _say(
         console, f"{selection.study.name}: {done} of {len(stored)} cells done, {len(failed)} failed"
     )
+    if interrupts.lost_to:
+        _say(console, f"{interrupts.lost_to} has taken {store.path} over; this run has stopped")
+        return INTERRUPTED
     if interrupts.requested:
         _say(console, f"interrupted; everything is saved. Resume with: {command_line()}")
         return INTERRUPTED

@@ -9,6 +9,7 @@ from orchestrator.errors import UserError, not_one_of
 from orchestrator.store import CellState, Store, StoredCell, waits_for
 from orchestrator.study import Study, added_teachers, expand, load_study
 from trainables.cell import Cell
+from trainables.store_path import ObjectPath, StorePath, store_path
 
 STAGES = ("train", "evaluate", "compare", "report")
 
@@ -18,7 +19,7 @@ class Options:
     """What the command line says; see `tokensweep run --help`."""
 
     study: str = "demo"
-    storage: Path = Path("runs")
+    storage: StorePath = Path("runs")
     data: Path | None = None
     weights: Path | None = None
     address: str | None = None
@@ -79,9 +80,7 @@ def select(options: Options) -> Selection:
     for stage in options.stages:
         if stage not in STAGES:
             raise not_one_of("--stages", stage, STAGES)
-    for path in (options.storage, *options.storage.parents):
-        if path.exists() and not path.is_dir():
-            raise UserError(f"--storage is {str(options.storage)!r}, but {path} is not a folder")
+    _check_storage(options.storage)
     if options.weights is not None and not options.weights.is_dir():
         raise UserError(f"--weights is {str(options.weights)!r}, but there is no such folder")
     study = load_study(options.study, options.settings)
@@ -93,6 +92,31 @@ def select(options: Options) -> Selection:
     return with_teachers(
         Selection(study, cells, selected, store, added=added_teachers(study)), options
     )
+
+
+def storage_path(text: str) -> StorePath:
+    """Return the place that a folder or a URI names.
+
+    Raises:
+        UserError: It is no URI that a store can have, or nothing answers there.
+    """
+    try:
+        path = store_path(text)
+        if isinstance(path, ObjectPath):
+            path.exists()
+    except ValueError as error:
+        raise UserError(f"storage: {error}") from error
+    except OSError as error:
+        raise UserError(f"cannot reach the storage {text}: {error}") from error
+    return path
+
+
+def _check_storage(storage: StorePath) -> None:
+    if not isinstance(storage, Path):
+        return
+    for path in (storage, *storage.parents):
+        if path.exists() and not path.is_dir():
+            raise UserError(f"--storage is {str(storage)!r}, but {path} is not a folder")
 
 
 def with_teachers(selection: Selection, options: Options) -> Selection:

@@ -5,24 +5,23 @@ done when `eval.json` and the artifacts it vouches for are whole too. Whatever i
 is removed by `repair`, which names it, and is made again.
 """
 
-import fcntl
 import json
 import os
 import re
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import yaml
 
 from orchestrator.attempts import changes_in_words
+from orchestrator.driver_lock import driver_of
 from orchestrator.errors import UserError
 from orchestrator.evaluation_folder import EvaluationFolder
 from trainables.cell import Cell
 from trainables.cell_folder import CellFolder
+from trainables.data.cache_file import cache_folder
 from trainables.files import (
     Check,
     DamagedFileError,
@@ -32,8 +31,7 @@ from trainables.files import (
     write_atomic,
 )
 from trainables.gentler import changes_after
-
-LOCK_TRIES = 10
+from trainables.store_path import StorePath
 
 _COLORS = re.compile(r"\x1b\[[0-9;]*m")
 """Ray colours the traces of its tasks."""
@@ -55,26 +53,30 @@ class CellState(StrEnum):
 class Store:
     """One study's folder."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: StorePath) -> None:
         self.path = path
 
     @property
-    def stop_file(self) -> Path:
-        """While this file exists, running cells save and end."""
-        return self.path / "stop"
+    def stop_file(self) -> StorePath:
+        """While this file exists, running cells of the launch of this process save and end."""
+        return self.path / f"stop-{os.uname().nodename}-{os.getpid()}"
 
     @property
     def datasets(self) -> Path:
-        """The folder of the indices of datasets, which all studies of a storage share."""
-        return self.path.parent / "datasets"
+        """The folder of the indices of datasets, which all studies of a storage share.
+
+        That of an object store is the node's own: indices are looked at too often.
+        """
+        storage = self.path.parent
+        return storage / "datasets" if isinstance(storage, Path) else cache_folder() / "datasets"
 
     @property
-    def tables(self) -> Path:
+    def tables(self) -> StorePath:
         """Folder of the Parquet tables."""
         return self.path / "tables"
 
     @property
-    def report(self) -> Path:
+    def report(self) -> StorePath:
         """The study's page."""
         return self.path / "report" / "index.html"
 
@@ -111,44 +113,13 @@ class Store:
 
     def driver(self) -> str | None:
         """Return who runs the study now, None if nobody does."""
-        path = self.path / "driver.lock"
-        if not path.exists():
-            return None
-        with path.open() as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return file.read().strip() or "another driver"
-        return None
-
-    @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Hold the study for this driver; the kernel lets go of it when the driver dies.
-
-        Raises:
-            UserError: Another driver holds it, or the storage cannot be written.
-        """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            file = (self.path / "driver.lock").open("a+")
-        except OSError as error:
-            raise UserError(f"cannot write the storage {self.path}: {error.strerror}") from error
-        with file:
-            if not _locked(file):
-                raise UserError(
-                    f"{self.path} is being run by {self.driver()}; "
-                    f"watch it with: tokensweep status {self.path}"
-                )
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {os.uname().nodename}\n")
-            file.flush()
-            yield
+        return driver_of(self.path)
 
 
 class StoredCell(CellFolder):
     """One cell's folder, as the orchestrator reads and completes it."""
 
-    def __init__(self, path: Path, eval_keep_rates: tuple[float, ...] | None = None) -> None:
+    def __init__(self, path: StorePath, eval_keep_rates: tuple[float, ...] | None = None) -> None:
         super().__init__(path)
         self._eval_keep_rates = eval_keep_rates
 
@@ -222,7 +193,7 @@ class StoredCell(CellFolder):
         return EvaluationFolder(self.path).read_artifact(name)
 
     @property
-    def error_file(self) -> Path:
+    def error_file(self) -> StorePath:
         """Where the whole error of a failed cell stands."""
         return self.path / "error.txt"
 
@@ -300,7 +271,7 @@ def waits_for(store: Store, cell: Cell) -> str | None:
     return None if store.cell(cell.prerequisite).is_trained() else cell.prerequisite
 
 
-def find_study(storage: Path) -> Store:
+def find_study(storage: StorePath) -> Store:
     """Return the store in `storage`, which is a study's folder or holds exactly one.
 
     Raises:
@@ -313,18 +284,6 @@ def find_study(storage: Path) -> Store:
         names = ", ".join(str(path) for path in found) or "no study"
         raise UserError(f"{storage} holds {names}; name the folder of one study")
     return Store(found[0])
-
-
-def _locked(file: IO[str]) -> bool:
-    """Try for a second: `driver` holds the lock for a moment, too."""
-    for _ in range(LOCK_TRIES):
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            time.sleep(1 / LOCK_TRIES)
-        else:
-            return True
-    return False
 
 
 def _parse(line: str) -> dict[str, Any] | None:

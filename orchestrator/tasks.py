@@ -13,6 +13,7 @@ from analysis.records import CellArtifacts, CellRecord, read_arrays
 from analysis.tables import depth_maps_table, table, tokens_table
 from orchestrator.store import Store
 from orchestrator.verified import Entries, written
+from trainables.store_path import StorePath
 
 Arrays = dict[str, np.ndarray]
 
@@ -21,7 +22,7 @@ ARTIFACTS_IN_MEMORY = 16
 
 
 def evaluate_cell(
-    study: Path, cell_id: str, data_root: Path | None, weights: Path | None, on_gpu: bool
+    study: StorePath, cell_id: str, data_root: Path | None, weights: Path | None, on_gpu: bool
 ) -> Entries:
     """Make the evaluations that a trained cell's best weights lack; publish each in its folder.
 
@@ -57,7 +58,7 @@ def evaluate_cell(
 
 
 def compare_pairs(
-    study: Path, comparison: Comparison, pairs: Sequence[tuple[CellRecord, CellRecord]]
+    study: StorePath, comparison: Comparison, pairs: Sequence[tuple[CellRecord, CellRecord]]
 ) -> dict[str, pd.DataFrame]:
     """Return what pairs of cells add to each table."""
     rows: dict[str, list[Row]] = {}
@@ -68,20 +69,20 @@ def compare_pairs(
     return {name: table(name, new) for name, new in rows.items()}
 
 
-def describe_cells(study: Path, records: Sequence[CellRecord]) -> dict[str, pd.DataFrame]:
+def describe_cells(study: StorePath, records: Sequence[CellRecord]) -> dict[str, pd.DataFrame]:
     """Return what evaluated cells add, each by itself, to each table."""
     cells = [load_artifacts(study, record) for record in records]
     return {"tokens": tokens_table(cells), "depth_maps": depth_maps_table(cells)}
 
 
-def load_artifacts(study: Path, record: CellRecord) -> CellArtifacts:
+def load_artifacts(study: StorePath, record: CellRecord) -> CellArtifacts:
     """Return the arrays that the evaluation of a cell left, checked."""
     evaluation = Store(study).cell(record.cell_id).evaluation_digest()
     return CellArtifacts(record, *_arrays(study, record.cell_id, evaluation))
 
 
 @lru_cache(maxsize=ARTIFACTS_IN_MEMORY)
-def _arrays(study: Path, cell_id: str, evaluation: str) -> tuple[Arrays, Arrays]:
+def _arrays(study: StorePath, cell_id: str, evaluation: str) -> tuple[Arrays, Arrays]:
     """Read patterns and features; `evaluation` tells a new evaluation from the remembered one."""
     stored = Store(study).cell(cell_id)
     patterns, features = (

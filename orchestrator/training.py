@@ -1,9 +1,11 @@
 """The training stage: one Tune experiment over the cells that are not trained yet."""
 
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import ray
@@ -86,6 +88,7 @@ class Training:
             if teacher := waits_for(self.store, cell):
                 progress.wait(cell.id, teacher)
         configs = [shortages.with_share(self.trial_config(cell)) for cell in cells]
+        traces = self._tune_folder()
         tuner = tune.Tuner(
             FinetuneTrainable,
             param_space={"trial": tune.grid_search(configs)},
@@ -98,14 +101,23 @@ class Training:
             ),
             run_config=tune.RunConfig(
                 name=f"launch-{time.time_ns()}",
-                storage_path=str((self.store.path / "tune").absolute()),
+                storage_path=str(traces),
                 callbacks=[TrialObserver(self.store, progress, on_trained, on_tick)],
                 # The store keeps every state; Tune's checkpoints would be second copies.
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                 verbose=0,
             ),
         )
-        tuner.fit()
+        try:
+            tuner.fit()
+        finally:
+            if not isinstance(self.store.path, Path):
+                shutil.rmtree(traces, ignore_errors=True)
+
+    def _tune_folder(self) -> Path:
+        """Return where Tune leaves its traces: a folder of this node, if the store is none."""
+        traces = self.store.path / "tune"
+        return traces.absolute() if isinstance(traces, Path) else Path(mkdtemp(prefix="tune-"))
 
     def _give_up(self, cell_id: str, teacher_id: str, progress: Progress) -> None:
         """Declare a cell failed because its teacher has; it has not used up an attempt."""

@@ -7,7 +7,6 @@ again. A bit that flips without changing the stamp is found where the file is us
 
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from orchestrator.store import StoredCell
@@ -18,6 +17,7 @@ from trainables.files import (
     stamp,
     write_sealed_json,
 )
+from trainables.store_path import StorePath
 
 SAVE_SECONDS = 60.0
 """A driver that is killed forgets what it came to know within this time."""
@@ -36,14 +36,14 @@ class Verified:
         files_read: How many files had to be read so far.
     """
 
-    def __init__(self, study: Path) -> None:
+    def __init__(self, study: StorePath) -> None:
         self.files_read = 0
         self._study = study
         self._before = _load(study / "verified.json")
         self._now: Entries = {}
         self._saved = time.monotonic()
 
-    def check(self, path: Path, expected: str) -> None:
+    def check(self, path: StorePath, expected: str) -> None:
         """Raise DamagedFileError unless a file is whole; read it only if its stamp is new."""
         name = _name(self._study, path)
         entry = _entry(path, expected)
@@ -52,7 +52,7 @@ class Verified:
             read_checked(path, expected)
         self._now[name] = entry
 
-    def read(self, path: Path, expected: str) -> None:
+    def read(self, path: StorePath, expected: str) -> None:
         """Raise DamagedFileError unless a file is whole; read it whatever is known."""
         self._before.pop(_name(self._study, path), None)
         self.check(path, expected)
@@ -63,7 +63,7 @@ class Verified:
         if time.monotonic() - self._saved > SAVE_SECONDS:
             self.save()
 
-    def forget(self, path: Path) -> None:
+    def forget(self, path: StorePath) -> None:
         """Have the next launch read a file, for it has proved damaged."""
         self._now.pop(_name(self._study, path), None)
 
@@ -75,29 +75,29 @@ class Verified:
         self._saved = time.monotonic()
 
 
-def written(study: Path, cell: StoredCell) -> Entries:
+def written(study: StorePath, cell: StoredCell) -> Entries:
     """Return what is known of a cell's files once they have been written or read, unread."""
     entries: Entries = {}
 
-    def note(path: Path, expected: str) -> None:
+    def note(path: StorePath, expected: str) -> None:
         entries[_name(study, path)] = _entry(path, expected)
 
     cell.repair(note)
     return entries
 
 
-def _name(study: Path, path: Path) -> str:
+def _name(study: StorePath, path: StorePath) -> str:
     return "/".join(path.absolute().parts[len(study.absolute().parts) :])
 
 
-def _entry(path: Path, expected: str) -> list[Any]:
+def _entry(path: StorePath, expected: str) -> list[Any]:
     try:
         return [expected, *stamp(path)]
     except FileNotFoundError as error:
         raise DamagedFileError(path, "it is missing") from error
 
 
-def _load(path: Path) -> Entries:
+def _load(path: StorePath) -> Entries:
     """Return what an earlier launch came to know: nothing, where its record is damaged."""
     try:
         record = read_sealed_json(path)

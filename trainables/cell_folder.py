@@ -12,10 +12,8 @@ Nothing is trusted before its SHA-256 or seal was checked.
 """
 
 import json
-import shutil
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -28,9 +26,11 @@ from trainables.files import (
     digest,
     read_checked,
     read_sealed_json,
+    remove_tree,
     write_atomic,
     write_sealed_json,
 )
+from trainables.store_path import StorePath
 
 STATES_KEPT = 2
 """The newest resume state and the one before it, in case the newest turns out damaged."""
@@ -39,7 +39,7 @@ STATES_KEPT = 2
 class CellFolder:
     """Reads and writes what training leaves of one cell."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: StorePath) -> None:
         self.path = path
 
     def cell(self) -> Cell:
@@ -153,18 +153,18 @@ class CellFolder:
         """Remove all that training has made, the declaration that it is finished first."""
         (self.path / "result.json").unlink(missing_ok=True)
         for name in ("last", "best"):
-            shutil.rmtree(self.path / name, ignore_errors=True)
+            remove_tree(self.path / name)
         # Last: a state must never outlive the record of how gently it was trained.
         (self.path / "attempts.json").unlink(missing_ok=True)
 
     def _steps(self) -> list[str]:
         return sorted((path.stem for path in self.path.glob("last/state-*.pt")), reverse=True)
 
-    def _vouched_best(self) -> tuple[Path, str]:
+    def _vouched_best(self) -> tuple[StorePath, str]:
         record = _record(self.path / "best" / "meta.json")
         return self.path / "best" / "model.safetensors", record["sha256"]
 
-    def _vouched_state(self, step: str) -> tuple[Path, str]:
+    def _vouched_state(self, step: str) -> tuple[StorePath, str]:
         record = _record(self.path / "last" / f"{step}.json")
         return self.path / "last" / f"{step}.pt", record["sha256"]
 
@@ -173,7 +173,7 @@ class CellFolder:
         (self.path / "last" / f"{step}.pt").unlink(missing_ok=True)
 
 
-def _record(path: Path) -> dict[str, Any]:
+def _record(path: StorePath) -> dict[str, Any]:
     record = read_sealed_json(path)
     if record is None:
         raise DamagedFileError(path, "it is missing")

@@ -22,6 +22,8 @@ from trainables.finite import NonFiniteError
 from trainables.gentler import changes_after, lost_after, with_changes
 from trainables.loop import Finetuning
 from trainables.ranks import ALONE, Ranks
+from trainables.stop_file import StopFile
+from trainables.store_path import store_path
 
 REPORT_SECONDS = 15.0
 """How often a running cell reports, so that a watcher sees it move."""
@@ -38,17 +40,18 @@ class CellTraining:
     def __init__(self, config: dict[str, Any], ranks: Ranks = ALONE) -> None:
         self._ranks = ranks
         self._cell = Cell.model_validate_json(config["cell"])
-        self._folder = CellFolder(Path(config["folder"]))
+        self._folder = CellFolder(store_path(config["folder"]))
+        teacher = config["teacher_folder"]
         self._place: dict[str, Any] = {
             "data_root": Path(config["data_root"]) if config["data_root"] else None,
             "index_folder": Path(config["index_folder"]),
             "host_weights": Path(config["weights"]) if config["weights"] else None,
-            "teacher_folder": Path(config["teacher_folder"]) if config["teacher_folder"] else None,
+            "teacher_folder": teacher and store_path(teacher),
             "device": device_for(config["gpu"]),
             "threads": config["threads"],
             "ranks": ranks,
         }
-        self._stop_file = Path(config["stop_file"])
+        self._stop_file = StopFile(config["stop_file"])
         self._checkpoint_seconds = (
             self._cell.recipe.checkpoint_minutes * 60 if ranks.first else math.inf
         )

@@ -3,27 +3,31 @@
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from secrets import token_hex
+from typing import Any, cast
+
+from trainables.store_path import ObjectPath, StorePath
 
 
 class DamagedFileError(Exception):
     """A file that exists but cannot be trusted; the message names it and says why."""
 
-    def __init__(self, path: Path, reason: str) -> None:
+    def __init__(self, path: StorePath, reason: str) -> None:
         super().__init__(f"{path} is damaged: {reason}")
         self.path = path
         self.reason = reason
 
-    def __reduce__(self) -> tuple[type["DamagedFileError"], tuple[Path, str]]:
+    def __reduce__(self) -> tuple[type["DamagedFileError"], tuple[StorePath, str]]:
         return DamagedFileError, (self.path, self.reason)  # It comes back from other processes.
 
 
 Stamp = list[int]
 """What changes with a file: its size in bytes, time of change in nanoseconds and inode."""
 
-Check = Callable[[Path, str], object]
+Check = Callable[[StorePath, str], object]
 """Raises DamagedFileError unless a file is whole, given the SHA-256 that it must have."""
 
 
@@ -32,35 +36,46 @@ def digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write `data` aside, flush it to the disk and rename it to `path`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with aside.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
-    _flush_folder(path.parent)
+def write_atomic(path: StorePath, data: bytes) -> None:
+    """Write `data` so that others see the old content, or all of the new.
+
+    In a folder it is written aside, flushed to the disk and renamed; an object store publishes an
+    upload when it is complete.
+    """
+    if isinstance(path, ObjectPath):
+        path.write_bytes(data)
+    else:
+        _write_aside(cast(Path, path), data)
 
 
-def append_line(path: Path, line: str) -> None:
-    """Append one line in one write, so that lines of several writers never interleave."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab", buffering=0) as file:
-        file.write(f"{line}\n".encode())
+def append_line(path: StorePath, line: str) -> None:
+    """Append one line.
+
+    In a folder that is one write, so that lines of several writers never interleave. An object
+    store has no appending: there the file is written again, and may have only one writer at a time.
+    """
+    data = f"{line}\n".encode()
+    if isinstance(path, ObjectPath):
+        path.write_bytes((path.read_bytes() if path.is_file() else b"") + data)
+    else:
+        _append(cast(Path, path), data)
 
 
-def write_sealed_json(path: Path, payload: dict[str, Any]) -> None:
+def remove_tree(path: StorePath) -> None:
+    """Remove a folder with all that is in it, if there is one; links are not followed."""
+    if isinstance(path, ObjectPath):
+        path.remove_tree()
+    else:
+        shutil.rmtree(cast(Path, path), ignore_errors=True)
+
+
+def write_sealed_json(path: StorePath, payload: dict[str, Any]) -> None:
     """Write `payload` as indented JSON with a `seal` over its content."""
     sealed = payload | {"seal": _seal(payload)}
     write_atomic(path, (json.dumps(sealed, indent=1) + "\n").encode())
 
 
-def read_sealed_json(path: Path) -> dict[str, Any] | None:
+def read_sealed_json(path: StorePath) -> dict[str, Any] | None:
     """Return what `write_sealed_json` wrote, None where there is no file.
 
     Raises:
@@ -77,7 +92,7 @@ def read_sealed_json(path: Path) -> dict[str, Any] | None:
     return payload
 
 
-def read_checked(path: Path, expected_digest: str) -> bytes:
+def read_checked(path: StorePath, expected_digest: str) -> bytes:
     """Return the bytes of `path`.
 
     Raises:
@@ -92,18 +107,40 @@ def read_checked(path: Path, expected_digest: str) -> bytes:
     return data
 
 
-def stamp(path: Path) -> Stamp:
+def stamp(path: StorePath) -> Stamp:
     """Return the stamp of a file, the same as long as nobody has written to it.
 
     Raises:
         FileNotFoundError: It is missing.
     """
-    status = path.stat()
+    if isinstance(path, ObjectPath):
+        return [*path.size_and_time(), 0]
+    status = cast(Path, path).stat()
     return [status.st_size, status.st_mtime_ns, status.st_ino]
 
 
 def _seal(payload: Any) -> str:
     return digest(json.dumps(payload, sort_keys=True, separators=(",", ":")).encode())
+
+
+def _write_aside(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{token_hex(4)}.tmp")
+    try:
+        with aside.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+    _flush_folder(path.parent)
+
+
+def _append(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab", buffering=0) as file:
+        file.write(data)
 
 
 def _flush_folder(folder: Path) -> None:

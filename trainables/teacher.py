@@ -16,13 +16,14 @@ from trainables.data.base import ImageDataset
 from trainables.distillation import Teacher
 from trainables.host import build_host, build_model
 from trainables.host_source import HostSource
+from trainables.store_path import StorePath
 
 
 def load_teacher(
     cell: Cell,
     student: ReducedVisionTransformer,
     dataset: ImageDataset,
-    folder: Path | None = None,
+    folder: StorePath | None = None,
     weights: Path | None = None,
 ) -> Teacher | None:
     """Return the teacher of a cell with its weights, on the student's device.
@@ -156,7 +157,7 @@ def _patch_shape(network: nn.Module) -> tuple[int, int] | None:
 
 
 def _trained_cell(
-    cell: Cell, num_classes: int, folder: Path | None, weights: Path | None
+    cell: Cell, num_classes: int, folder: StorePath | None, weights: Path | None
 ) -> nn.Module:
     if folder is None:
         raise ValueError(f"the folder of {cell.prerequisite}, the teacher, is not given")

@@ -4,10 +4,11 @@ Tune keeps no checkpoints of its own: whenever a trial starts, for the first tim
 in a new launch, it goes on from what the cell's folder in the store holds.
 """
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ray import tune
+
+from trainables.stop_file import StopFile
 
 if TYPE_CHECKING:
     from trainables.cell_training import CellTraining
@@ -20,10 +21,10 @@ class FinetuneTrainable(tune.Trainable):
     Config:
         cell_id: The cell's id, by which the dashboard shows the trial.
         cell: The cell as JSON.
-        folder: Path of the cell's folder in the store.
+        folder: The cell's folder in the store, a path or a URI.
         data_root: Folder of the dataset, or None for an embedded one.
         weights: Folder of the hosts' pretrained weights, or None to let timm fetch them.
-        teacher_folder: Folder of the cell's prerequisite in the store, or None.
+        teacher_folder: The folder of the cell's prerequisite likewise, or None.
         index_folder: Where indices of datasets are kept.
         threads: CPU threads for torch, in each worker.
         stop_file: When this file exists, the trial saves its state and ends.
@@ -43,7 +44,7 @@ class FinetuneTrainable(tune.Trainable):
     def setup(self, config: dict[str, Any]) -> None:
         """Note what to train; the first step opens it."""
         self._cell_id = config["cell_id"]
-        self._stop_file = Path(config["stop_file"])
+        self._stop_file = StopFile(config["stop_file"])
         self._training = self._open(config)
         self._under_way = False
 

@@ -1,8 +1,5 @@
 """The store: states follow from files, and nothing damaged is trusted."""
 
-import multiprocessing
-import os
-
 import pytest
 from made_cells import ATTEMPT, CELL, evaluate
 
@@ -166,41 +163,6 @@ def test_a_torn_last_line_of_the_log_is_left_out(store):
     with (stored.path / "log.jsonl").open("a") as log:
         log.write('{"epoch": 2, "lo')
     assert stored.last_report()["epoch"] == 1
-
-
-def hold(path, held, release):
-    with Store(path).lock():
-        held.set()
-        release.wait()
-
-
-def test_a_second_driver_is_refused_until_the_first_is_gone(store):
-    context = multiprocessing.get_context("spawn")
-    held, release = context.Event(), context.Event()
-    first = context.Process(target=hold, args=(store.path, held, release))
-    first.start()
-    held.wait()
-    assert store.driver() == f"process {first.pid} on {os.uname().nodename}"
-    with (
-        pytest.raises(UserError, match=f"is being run by process {first.pid} on"),
-        store.lock(),
-    ):
-        pass
-    first.kill()
-    first.join()
-    with store.lock():
-        pass
-    assert store.driver() is None
-
-
-def test_unwritable_storage_is_named(tmp_path):
-    (tmp_path / "file").write_text("not a folder")
-    store = Store(tmp_path / "file" / "study")
-    with (
-        pytest.raises(UserError, match="cannot write the storage .*study: Not a directory"),
-        store.lock(),
-    ):
-        pass
 
 
 def test_a_study_is_found_in_its_storage(store, tmp_path):

@@ -1,0 +1,139 @@
+"""A lease: who works on a study, where no kernel keeps a lock for all nodes, as in an object store.
+
+The holder writes a record again every few seconds. Whoever wants the lease watches the record by
+its own clock, which nobody can set: while it changes, its holder lives. All that is needed of the
+store is that a write is soon seen by all.
+"""
+
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from typing import Self
+from uuid import uuid4
+
+from trainables.files import write_atomic
+from trainables.store_path import StorePath
+
+LEASE_SECONDS = 30.0
+"""A record that has not changed for so long is that of a dead process."""
+BEAT_SECONDS = 5.0
+"""How often the holder writes its record, and how long a new one waits for a rival."""
+
+
+def this_process() -> str:
+    """Return this process in words."""
+    return f"process {os.getpid()} on {os.uname().nodename}"
+
+
+class HeldError(Exception):
+    """Somebody else has the lease; the message names them."""
+
+
+@dataclass(frozen=True)
+class Beat:
+    """What the holder writes."""
+
+    holder: str
+    token: str
+    """Tells this holder from all others."""
+    number: int
+    time: float
+    """Seconds since the epoch, for people: nothing is decided by it."""
+
+    @classmethod
+    def read(cls, path: StorePath) -> Self | None:
+        """Return what stands there, None if nothing of use does."""
+        try:
+            return cls(**json.loads(path.read_bytes()))
+        except (FileNotFoundError, ValueError, TypeError):
+            return None
+
+
+class Lease:
+    """Takes and keeps one lease.
+
+    Args:
+        path: Where its record lies.
+        seconds: How long a record stays unchanged before its holder is taken for dead.
+        beat_seconds: How often the record is written.
+    """
+
+    def __init__(
+        self, path: StorePath, seconds: float = LEASE_SECONDS, beat_seconds: float = BEAT_SECONDS
+    ) -> None:
+        self._path = path
+        self._seconds = seconds
+        self._beat_seconds = beat_seconds
+        self._beat = Beat(this_process(), uuid4().hex, 0, time.time())
+        self._ended = threading.Event()
+
+    @contextmanager
+    def held(self, say: Callable[[str], None], on_lost: Callable[[str], None]) -> Iterator[None]:
+        """Have the lease for the duration of the context.
+
+        Args:
+            say: Told what is waited for.
+            on_lost: Called from another thread, with who has the lease, should it be lost.
+
+        Raises:
+            HeldError: Somebody else has it and lives.
+            OSError: The record cannot be written.
+        """
+        self._wait_for_death(say)
+        self._write()
+        self._ended.wait(self._beat_seconds / 2)  # For a rival who began in the same moment.
+        self._check()
+        thread = threading.Thread(target=self._keep, args=[on_lost], daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            self._ended.set()
+            thread.join()
+            self._release()
+
+    def _wait_for_death(self, say: Callable[[str], None]) -> None:
+        """Watch the record of another holder until it changes, is gone or is old enough."""
+        before = Beat.read(self._path)
+        if before is None:
+            return
+        say(f"{before.holder} has run this study; waiting {self._seconds:g} s for a sign of life")
+        deadline = time.monotonic() + self._seconds
+        while time.monotonic() < deadline:
+            self._ended.wait(self._beat_seconds / 5)
+            now = Beat.read(self._path)
+            if now is None:
+                return
+            if now != before:
+                raise HeldError(now.holder)
+
+    def _write(self) -> None:
+        self._beat = replace(self._beat, number=self._beat.number + 1, time=time.time())
+        write_atomic(self._path, json.dumps(asdict(self._beat)).encode())
+
+    def _check(self) -> None:
+        found = Beat.read(self._path)
+        if found is None or found.token != self._beat.token:
+            raise HeldError(found.holder if found else "somebody who removed its record")
+
+    def _keep(self, on_lost: Callable[[str], None]) -> None:
+        while not self._ended.wait(self._beat_seconds):
+            try:
+                self._check()
+                self._write()
+            except HeldError as error:
+                on_lost(str(error))
+                return
+            except OSError:
+                continue  # While the storage is away nobody can take over.
+
+    def _release(self) -> None:
+        try:
+            self._check()
+            self._path.unlink(missing_ok=True)
+        except (HeldError, OSError):
+            return  # It is another's, or will be taken for dead.

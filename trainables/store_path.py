@@ -1,0 +1,257 @@
+"""Where a store lies: a folder of a file system, or a prefix of an object store.
+
+Both kinds of path offer the part of `pathlib.Path` that `StorePath` lists; what writes and removes
+is in `trainables.files`.
+"""
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+from typing import Any, Protocol, Self
+from urllib.parse import unquote, urlsplit
+
+from pyarrow.fs import FileInfo, FileSelector, FileSystem, FileType
+
+OPTIONS = {"s3": "?allow_delayed_open=true"}
+"""Of each scheme's file system. On S3 a file of up to 5 MB is then one request, not three."""
+
+
+class StorePath(Protocol):
+    """What may be done with a path of the store, as with `pathlib.Path`, whichever kind it is."""
+
+    @property
+    def name(self) -> str:
+        """Last part."""
+
+    @property
+    def stem(self) -> str:
+        """The name without its last suffix."""
+
+    @property
+    def parent(self) -> Self:
+        """The folder this lies in."""
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Where it begins, then every name on the way."""
+
+    def __truediv__(self, name: str, /) -> Self: ...
+    def __lt__(self, other: Self, /) -> bool: ...
+    def __hash__(self) -> int: ...
+    def with_name(self, name: str, /) -> Self:
+        """Return what lies beside this under another name."""
+
+    def absolute(self) -> Self:
+        """Return the path that holds in any working folder."""
+
+    def exists(self) -> bool:
+        """Tell whether there is such a file or folder."""
+
+    def is_file(self) -> bool:
+        """Tell whether there is such a file."""
+
+    def is_dir(self) -> bool:
+        """Tell whether there is such a folder."""
+
+    def glob(self, pattern: str, /) -> Iterator[Self]:
+        """Yield what matches a pattern with `*` in some of its parts, in no order."""
+
+    def read_bytes(self) -> bytes:
+        """Return the file's content."""
+
+    def read_text(self, *, errors: str | None = None) -> str:
+        """Return the file's content, which is UTF-8."""
+
+    def unlink(self, missing_ok: bool = False) -> None:
+        """Remove the file."""
+
+
+@dataclass(frozen=True, order=True)
+class ObjectPath:
+    """A file or folder of an object store, such as `s3://bucket/prefix/name`.
+
+    It pickles as its URI alone: each process opens the store with the endpoint and credentials of
+    its own environment, so that none of them travels or is kept.
+
+    Args:
+        uri: Scheme, bucket and key, as they are: nothing in them is percent-encoded.
+    """
+
+    uri: str
+
+    def __str__(self) -> str:
+        return self.uri
+
+    def __truediv__(self, name: str) -> Self:
+        if ".." in PurePosixPath(name).parts or name.startswith("/"):
+            raise ValueError(f"{name!r} leads out of {self}")
+        return type(self)(f"{self.uri.rstrip('/')}/{name}")
+
+    @property
+    def _root(self) -> str:
+        """Scheme and bucket."""
+        scheme, _, place = self.uri.partition("://")
+        return f"{scheme}://{place.partition('/')[0]}"
+
+    @property
+    def _key(self) -> str:
+        """What follows the bucket, without the slash."""
+        return self.uri.removeprefix(self._root).strip("/")
+
+    @property
+    def _filesystem(self) -> FileSystem:
+        return _opened(self._root)[0]
+
+    @property
+    def _place(self) -> str:
+        """The path as the file system takes it."""
+        bucket = _opened(self._root)[1]
+        return f"{bucket}/{self._key}" if self._key else bucket
+
+    @property
+    def name(self) -> str:
+        """Last part of the key, empty for a bucket."""
+        return self._key.rpartition("/")[2]
+
+    @property
+    def stem(self) -> str:
+        """The name without its last suffix."""
+        return PurePosixPath(self.name).stem
+
+    @property
+    def parent(self) -> Self:
+        """The folder this lies in; a bucket lies in itself."""
+        return type(self)(self.uri.rpartition("/")[0]) if self.name else self
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Scheme with bucket, then the parts of the key."""
+        return (self._root, *filter(None, self._key.split("/")))
+
+    def with_name(self, name: str) -> Self:
+        """Return what lies beside this under another name."""
+        return self.parent / name
+
+    def absolute(self) -> Self:
+        """Return the path itself: it depends on no working folder."""
+        return self
+
+    def exists(self) -> bool:
+        """Tell whether there is such a file, or a folder with files."""
+        return self._type() != FileType.NotFound
+
+    def is_file(self) -> bool:
+        """Tell whether there is such a file."""
+        return self._type() == FileType.File
+
+    def is_dir(self) -> bool:
+        """Tell whether there are files below."""
+        return self._type() == FileType.Directory
+
+    def glob(self, pattern: str) -> Iterator[Self]:
+        """Yield what matches a pattern with `*` in some of its parts, in no order."""
+        parts = pattern.split("/")
+        fixed = next((i for i, part in enumerate(parts) if "*" in part), len(parts) - 1)
+        base, wanted = self, parts[fixed:]
+        for part in parts[:fixed]:
+            base = base / part
+        for info in base._below(recursive=len(wanted) > 1):
+            found = info.path[len(base._place) :].strip("/").split("/")
+            if len(found) == len(wanted) and all(map(fnmatchcase, found, wanted)):
+                yield base / "/".join(found)
+
+    def read_bytes(self) -> bytes:
+        """Return the file's content.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+        """
+        with self._filesystem.open_input_stream(self._place) as stream:
+            return bytes(stream.read())
+
+    def read_text(self, *, errors: str | None = None) -> str:
+        """Return the file's content, which is UTF-8."""
+        return self.read_bytes().decode(errors=errors or "strict")
+
+    def write_bytes(self, data: bytes) -> int:
+        """Replace the file; others see the old content until all of the new is there."""
+        with self._filesystem.open_output_stream(self._place) as stream:
+            return int(stream.write(data))
+
+    def unlink(self, missing_ok: bool = False) -> None:
+        """Remove the file."""
+        try:
+            self._filesystem.delete_file(self._place)
+        except FileNotFoundError:
+            if not missing_ok:
+                raise
+
+    def remove_tree(self) -> None:
+        """Remove all files below, if there are any."""
+        with suppress(FileNotFoundError):
+            self._filesystem.delete_dir(self._place)
+
+    def size_and_time(self) -> tuple[int, int]:
+        """Return the file's size in bytes and its time of change in nanoseconds.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+        """
+        info = self._filesystem.get_file_info(self._place)
+        if info.type != FileType.File:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self))
+        return info.size, info.mtime_ns
+
+    def _type(self) -> Any:
+        return self._filesystem.get_file_info(self._place).type
+
+    def _below(self, *, recursive: bool) -> list[FileInfo]:
+        selector = FileSelector(self._place, recursive=recursive, allow_not_found=True)
+        return list(self._filesystem.get_file_info(selector))
+
+
+def store_path(text: str) -> StorePath:
+    """Return the path of a folder, or of a URI; whether that can be opened shows in its use.
+
+    Raises:
+        ValueError: The URI is not one of those, or holds more than scheme, bucket and key.
+    """
+    if "://" not in text:
+        return Path(text)
+    parts = urlsplit(text)
+    if "@" in parts.netloc:  # Not repeated in the error: it may hold a secret.
+        raise ValueError(
+            f"the {parts.scheme}:// URI holds credentials; give those in the environment instead"
+        )
+    if parts.query or parts.fragment:
+        raise ValueError(
+            f"the {parts.scheme}:// URI has a query, but must end with the path; "
+            "give options such as the endpoint in the environment instead"
+        )
+    if parts.scheme == "file":
+        return Path(unquote(parts.path))
+    return _object_path(text)
+
+
+def _object_path(uri: str) -> ObjectPath:
+    scheme, _, place = uri.partition("://")
+    bucket, *key = list(filter(None, place.split("/"))) or [""]
+    if not bucket:
+        raise ValueError(f"{uri!r} names no bucket")
+    path = ObjectPath(f"{scheme}://{bucket}")
+    for part in key:
+        path = path / part
+    return path
+
+
+@lru_cache
+def _opened(root: str) -> tuple[FileSystem, str]:
+    """Open a bucket with what the environment says, once a process; return it and its place."""
+    scheme = root.partition("://")[0]
+    filesystem, bucket = FileSystem.from_uri(root + OPTIONS.get(scheme, ""))
+    return filesystem, bucket.rstrip("/")
