@@ -57,7 +57,9 @@ def call(capsys, tmp_path, monkeypatch):
         (["run", "--set", "grids.0.dataset=[folder]", "--data", "nowhere"], "nowhere"),
         (["run", "--only", "imagenet-*"], "--only imagenet-* matches none of the "),
         (["run", "--stages", "train,test"], "--stages is 'test', but must be one of: compare,"),
-        (["run", "--storage", "s3://bucket"], "--storage is 's3://bucket', but must be a folder"),
+        (["run", "--storage", "s3://me:hidden@bucket"], "storage: the s3:// URI holds credentials"),
+        (["status", "s3://bucket/../b"], "storage: '..' leads out of s3://bucket"),
+        (["run", "--storage", "http://host/a"], "storage: Unrecognized filesystem type in URI"),
         (
             ["run", "--storage", "/dev/null"],
             "--storage is '/dev/null', but /dev/null is not a folder",
