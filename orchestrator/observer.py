@@ -68,12 +68,17 @@ class TrialObserver(tune.Callback):
     ) -> None:
         """Keep a record of every attempt that failed and is followed by another."""
         reason = reason_of(trial)
-        event = {"event": "attempt failed", "attempt": trial.num_failures, "error": reason}
+        if trial.node_was_lost:
+            event = {"event": "node lost", "nodes_lost": trial.nodes_lost, "error": reason}
+            words = "its node is lost or out of reach, going on elsewhere from its last state"
+        else:
+            event = {"event": "attempt failed", "attempt": trial.num_failures, "error": reason}
+            words = (
+                f"attempt {trial.num_failures} failed, "
+                f"going on from its last state ({last_line(reason)})"
+            )
         self._store.cell(cell_of(trial)).append_log(event)
-        self._progress.note(
-            f"{trial.config['cell_id']}: attempt {trial.num_failures} failed, "
-            f"going on from its last state ({last_line(reason)})"
-        )
+        self._progress.note(f"{cell_of(trial)}: {words}")
 
     def on_trial_error(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any

@@ -8,6 +8,7 @@ from ray.tune.experiment.config_parser import _create_trial_from_spec, _make_par
 from ray.tune.search import SearchAlgorithm
 
 from orchestrator.release import Config, ReleaseOrder
+from orchestrator.trial import CellTrial
 
 ANOTHER_TRIAL = "~"
 """Parts a cell's id from the number of its trial, where it has more than one in a launch."""
@@ -98,6 +99,7 @@ class CellSearch(SearchAlgorithm):
             experiment_tag=trial_id,
             evaluated_params={"cell": cell_id},
         )
+        trial.__class__ = CellTrial  # Tune makes no other trials than its own.
         trial.max_failures = self._retries(config)
         return trial
 

@@ -10,6 +10,7 @@ from torch.distributed import TCPStore
 
 from trainables.cell_training import CellTraining
 from trainables.device import device_for
+from trainables.lost_nodes import LostWithNodeError, is_lost_with_node
 from trainables.ranks import PATIENCE, joined
 
 SECONDS_TO_NOTICE_A_DEATH = 5.0
@@ -25,6 +26,10 @@ class RankDiedError(RuntimeError):
 
     def __str__(self) -> str:
         return f"worker {self.rank} (counted from 0) of the cell died"
+
+
+class RankLostError(RankDiedError, LostWithNodeError):
+    """A process that trains a cell with others is gone together with its node."""
 
 
 class Rank:
@@ -111,8 +116,12 @@ class RankGroup:
 def _death(calls: list[Any]) -> RankDiedError | None:
     """Look whether one of the ranks that were called is dead, as the true cause of an error."""
     done, _ = ray.wait(calls, num_returns=len(calls), timeout=SECONDS_TO_NOTICE_A_DEATH)
-    dead = [call for call in done if isinstance(_error(call), RayActorError)]
-    return RankDiedError(calls.index(dead[0])) if dead else None
+    for call in done:
+        error = _error(call)
+        if isinstance(error, RayActorError):
+            kind = RankLostError if is_lost_with_node(error) else RankDiedError
+            return kind(calls.index(call))
+    return None
 
 
 def _error(call: Any) -> Exception | None:

@@ -1,0 +1,22 @@
+"""Actors that are gone because their node is: no fault of what ran in them."""
+
+from ray.exceptions import ActorUnavailableError, RayActorError, RayTaskError
+
+NODE_DIED = "node has died"
+"""What Ray says of an actor whose node is known to be dead; it has no type of its own for that."""
+
+
+class LostWithNodeError(RuntimeError):
+    """What an actor worked with is gone together with a node."""
+
+
+def is_lost_with_node(error: BaseException | None) -> bool:
+    """Tell whether an actor failed for its node's sake: lost, preempted or out of reach.
+
+    A process that dies alone is reported by its node at once; where nobody reports anything, the
+    node itself is silent.
+    """
+    cause = error.cause if isinstance(error, RayTaskError) else error
+    if isinstance(cause, (ActorUnavailableError, LostWithNodeError)):
+        return True
+    return isinstance(cause, RayActorError) and (cause.preempted or NODE_DIED in str(cause))
