@@ -5,8 +5,10 @@ from dataclasses import dataclass, field
 import ray
 
 from orchestrator.cluster import Cluster, connected
+from orchestrator.command import command_line
 from orchestrator.comparing import ComparisonError, write_tables
 from orchestrator.datasets import dataset_root
+from orchestrator.head_watch import head_watched
 from orchestrator.interrupts import Interrupts
 from orchestrator.lane import Lane
 from orchestrator.progress import EVALUATING, Progress
@@ -19,7 +21,8 @@ from orchestrator.work import Work, stored_cells
 
 CPUS_PER_EVALUATION = 4
 """One more evaluation runs at once for so many CPUs: its process costs seconds to start."""
-TASK_RETRIES = 2
+TASK_RETRIES = 5
+"""How often an evaluation is repeated whose process dies, alone or with its node."""
 
 
 @dataclass
@@ -38,7 +41,10 @@ class Launch:
 
     def go(self, address: str | None) -> bool:
         """Connect to the Ray at `address`, do what is left; tell whether comparing succeeded."""
-        with connected(address, verbose=self.options.verbose) as cluster:
+        with (
+            connected(address, verbose=self.options.verbose) as cluster,
+            head_watched(lambda: self._head_lost(cluster)),
+        ):
             self.interrupts.listen()
             self.progress.note(f"{self.selection.study.name}: running on {cluster}")
             gpu = self._evaluation_gpu(cluster)
@@ -59,6 +65,13 @@ class Launch:
             if self.work.compare and not self.interrupts.requested:
                 return self._compare(cluster)
         return True
+
+    def _head_lost(self, cluster: Cluster) -> None:
+        self.progress.stop()
+        self.progress.note(
+            f"lost the head of {cluster.where}; everything is saved. "
+            f"Once there is one again, resume with: {command_line()}"
+        )
 
     def _train(self, cluster: Cluster, on_gpu: bool) -> None:
         store = self.selection.store

@@ -65,6 +65,10 @@ class Progress:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """End the live view and leave the terminal as it was."""
         if self._live is not None:
             self._live.stop()
 

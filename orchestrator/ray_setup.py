@@ -57,14 +57,14 @@ def _given_address(address: str | None) -> str | None:
     trace = Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / "ray_current_cluster"  # noqa: S108
     live = trace.read_text().strip() if trace.is_file() else None
     if address in (None, "auto"):
-        if live and _answers(live):
+        if live and answers(live):
             return live
         if address:
             raise UserError("--address is 'auto', but this machine belongs to no Ray cluster")
         if live:
             sys.stderr.write(f"ignoring {trace}: the Ray cluster it names ({live}) is gone\n")
         return None
-    if not address.startswith("ray://") and not _answers(address):
+    if not address.startswith("ray://") and not answers(address):
         raise UserError(f"no Ray cluster answers at {address!r}; it must be `auto` or HOST:PORT")
     return address
 
@@ -75,7 +75,8 @@ def _has_token() -> bool:
     return "RAY_AUTH_TOKEN" in os.environ or file.is_file()
 
 
-def _answers(address: str) -> bool:
+def answers(address: str) -> bool:
+    """Tell whether something listens at `HOST:PORT`."""
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host, int(port)), timeout=5).close()
