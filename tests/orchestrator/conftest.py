@@ -1,9 +1,10 @@
-"""A smoke study run once for all tests that only look at what a launch leaves."""
+"""Studies run once for all tests that only look at what a launch leaves."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from launching import Launch
 from made_cells import CELL, finish
 from rich.console import Console
 
@@ -27,6 +28,14 @@ def finished(tmp_path_factory) -> FinishedStudy:
     """Run the shipped smoke study on an embedded Ray."""
     storage = tmp_path_factory.mktemp("storage")
     return launch(storage, study="smoke")
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory) -> dict[str, bytes]:
+    """Return the weights of `launching.STUDY` that nobody disturbed."""
+    undisturbed = Launch(tmp_path_factory.mktemp("undisturbed"))
+    undisturbed.end(0)
+    return undisturbed.weights()
 
 
 @pytest.fixture(scope="session")

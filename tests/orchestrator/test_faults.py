@@ -3,50 +3,23 @@
 import os
 import random
 import signal
-import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import yaml
+from launching import (
+    STUDY,
+    Launch,
+    assert_gone,
+    assert_resumed,
+    assert_tidy,
+    training_processes,
+)
 
-from orchestrator.store import CellState, Store
+from orchestrator.store import CellState
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
-
-FULL_GRID = Path(__file__).parents[2] / "experiments" / "full_grid.py"
-STUDY = {
-    "name": "faults",
-    "defaults": {"reduction_loc": [3, 6, 9], "recipe": "everything"},
-    "grids": [
-        {"dataset": ["digits"], "capacity": ["tiny"], "method": ["deit"]},
-        {
-            "dataset": ["digits"],
-            "capacity": ["tiny"],
-            "method": ["dynamicvit", "dpcknn"],  # Both draw in training.
-            "keep_rate": [0.5],
-        },
-    ],
-    # All that draws random numbers or averages is on: resuming has to repeat it exactly.
-    "recipes": {
-        "everything": {
-            "host": "digits_{capacity}_patch4_32",
-            "image_size": 32,
-            "epochs": 2,
-            "warmup_epochs": 1,
-            "batch_size": 48,
-            "accumulation": 2,
-            "lr": 0.001,
-            "lr_reference_batch": 96,
-            "ema_decay": 0.9,
-            "loader_workers": 2,
-            "checkpoint_minutes": 1e-6,  # A state and a report after every step.
-        }
-    },
-}
-
 
 DISTILLING = {
     "name": "distilling",
@@ -70,140 +43,12 @@ TWO_WORKERS = STUDY | {
 }
 
 
-class Launch:
-    """A launch in a process group of its own, as a terminal would start it."""
-
-    def __init__(self, storage: Path, *arguments: str, study: dict = STUDY) -> None:
-        file = storage / "study.yaml"
-        file.write_text(yaml.safe_dump(study))
-        self.store = Store(storage / study["name"])
-        self.output = storage / "console.txt"
-        with self.output.open("w") as console:
-            self.process = subprocess.Popen(
-                [sys.executable, FULL_GRID, "--study", file, "--storage", storage, *arguments],
-                stdout=console,
-                stderr=subprocess.STDOUT,
-                env=os.environ | {"OMP_NUM_THREADS": "1"},
-                start_new_session=True,
-            )
-
-    def end(self) -> int:
-        """Wait for the launch and return its exit status."""
-        return self.process.wait(timeout=500)
-
-    def wait_for_reports(self, count: int, cells: str = "*") -> None:
-        """Return when there are `count` reports with a loss, of all cells of a glob together."""
-        self.wait_until(lambda: self.reports(cells) >= count)
-
-    def wait_for_loaders(self) -> list[int]:
-        """Return the processes that load images for cells, once there are some."""
-        self.wait_until(lambda: loaders(self.trainers()))
-        return loaders(self.trainers())
-
-    def wait_until(self, holds: Callable[[], object]) -> None:
-        """Return when something holds while the launch goes on."""
-        deadline = time.monotonic() + 400
-        while not holds():
-            assert self.process.poll() is None, self.output.read_text()
-            assert time.monotonic() < deadline, self.output.read_text()
-            time.sleep(0.05)
-
-    def reports(self, cells: str = "*") -> int:
-        """Return how many reports with a loss there are, one a step."""
-        return sum('"loss"' in line for line in self.log(cells))
-
-    def trainers(self) -> list[int]:
-        """Return the processes that train cells."""
-        return training_processes(self.process.pid)
-
-    def log(self, cells: str = "*") -> list[str]:
-        """Return the lines of the logs of all cells of a glob."""
-        logs = self.store.path.glob(f"cells/{cells}/log.jsonl")
-        return [line for log in logs for line in log.read_text().splitlines()]
-
-    def weights(self) -> dict[str, bytes]:
-        """Return the bytes of every cell's best weights."""
-        paths = self.store.path.glob("cells/*/best/model.safetensors")
-        return {path.parts[-3]: path.read_bytes() for path in paths}
-
-    def results(self) -> dict[str, int]:
-        """Return when each finished cell was finished, in nanoseconds."""
-        paths = self.store.path.glob("cells/*/result.json")
-        return {path.parent.name: path.stat().st_mtime_ns for path in paths}
-
-
-def training_processes(driver: int, actor: str = "FinetuneTrainable") -> list[int]:
-    """Return the processes below a driver that train cells; Ray names them after their class."""
-    parents, titles = processes()
-
-    def is_below(process: int) -> bool:
-        return process == driver or (process in parents and is_below(parents[process]))
-
-    # Processes that load images are forked from these, and keep their title.
-    trainables = {p for p, title in titles.items() if title.startswith(f"ray::{actor}".encode())}
-    return [p for p in trainables if is_below(p) and parents[p] not in trainables]
-
-
-def loaders(trainers: list[int]) -> list[int]:
-    """Return the processes that load images for these."""
-    parents, _ = processes()
-    return [process for process, parent in parents.items() if parent in trainers]
-
-
-def processes() -> tuple[dict[int, int], dict[int, bytes]]:
-    """Return the parent and the command line of every process."""
-    parents, titles = {}, {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            stat = (folder / "stat").read_text()
-            titles[int(folder.name)] = (folder / "cmdline").read_bytes()
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        parents[int(folder.name)] = int(stat.rpartition(")")[2].split()[1])
-    return parents, titles
-
-
-def assert_gone(ended: list[int]) -> None:
-    """Processes end by themselves soon after the one that they worked for; none is left."""
-    deadline = time.monotonic() + 60
-    while left := [process for process in ended if Path(f"/proc/{process}").exists()]:
-        assert time.monotonic() < deadline, f"left: {left}"
-        time.sleep(0.1)
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory) -> dict[str, bytes]:
-    """Return the weights that nobody disturbed."""
-    launch = Launch(tmp_path_factory.mktemp("undisturbed"))
-    assert launch.end() == 0, launch.output.read_text()
-    return launch.weights()
-
-
 @pytest.fixture(scope="module")
 def taught(tmp_path_factory) -> Launch:
     """Return the launch of teacher and students that nobody disturbed."""
     launch = Launch(tmp_path_factory.mktemp("taught"), study=DISTILLING)
-    assert launch.end() == 0, launch.output.read_text()
+    launch.end(0)
     return launch
-
-
-def assert_resumed(
-    storage: Path, undisturbed: dict[str, bytes], finished: dict[str, int], study: dict = STUDY
-) -> None:
-    """Launch again: all must end as undisturbed, and what was finished stay untouched."""
-    again = Launch(storage, study=study)
-    assert again.end() == 0, again.output.read_text()
-    assert again.weights() == undisturbed
-    assert {cell: again.results()[cell] for cell in finished} == finished
-    states = {again.store.cell(cell).state() for cell in again.store.cell_ids()}
-    assert states == {CellState.DONE}
-
-
-def assert_tidy(launch: Launch) -> None:
-    """A launch in which something failed still tells it in a few lines, and without traces."""
-    console = launch.output.read_text()
-    assert "Traceback" not in console
-    assert len(console.splitlines()) < 20, console
 
 
 def test_kills_at_random_steps_cost_nothing(tmp_path, undisturbed):
@@ -233,33 +78,48 @@ def test_a_killed_worker_is_replaced_within_the_launch(tmp_path, undisturbed):
     for process in killed:
         os.kill(process, signal.SIGKILL)
     assert killed
-    assert launch.end() == 0, launch.output.read_text()
+    launch.end(0)
     assert launch.weights() == undisturbed
     assert sum('"attempt failed"' in line for line in launch.log()) == len(killed)
     assert_tidy(launch)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_saves_in_mid_epoch_and_says_how_to_resume(tmp_path, undisturbed, number):
-    launch = Launch(tmp_path)
-    launch.wait_for_reports(20)
-    loading = launch.wait_for_loaders()
-    if number == signal.SIGINT:
-        os.killpg(launch.process.pid, number)  # As a terminal does: to the whole group.
-    else:
-        launch.process.terminate()
-    assert launch.end() == 130, launch.output.read_text()
-    last_line = launch.output.read_text().splitlines()[-1]
+def assert_saved(launch: Launch) -> None:
+    """The launch has ended as after a signal: every cell that ran has saved its last step."""
+    launch.end(130)
+    last_line = launch.console.splitlines()[-1]
     assert last_line.startswith("interrupted; everything is saved. Resume with: ")
     interpreter = last_line.split("Resume with: ")[1].split()[0]
     assert Path(interpreter).samefile(sys.executable)
     assert "full_grid.py --study" in last_line
-    assert_gone(loading)
-    saved = {
-        path.parts[-3]: path.stem for path in sorted(launch.store.path.glob("cells/*/last/*.pt"))
-    }
+    states = sorted(launch.store.path.glob("cells/*/last/*.pt"))
+    saved = {path.parts[-3]: path.stem for path in states}
     reported = {cell: launch.store.cell(cell).last_report()["step"] for cell in saved}
     assert saved == {cell: f"state-{step:08d}" for cell, step in reported.items()} != {}
+
+
+def test_signals_stop_in_mid_epoch_and_say_how_to_resume(tmp_path, undisturbed):
+    """SIGTERM saves and stops, SIGINT does, and a second SIGINT stops without that."""
+    launch = Launch(tmp_path)
+    launch.wait_for_reports(8)
+    loading = launch.wait_for_loaders()
+    launch.process.terminate()
+    assert_saved(launch)
+    assert_gone(loading)
+    launch = Launch(tmp_path)
+    launch.wait_for_reports(launch.reports() + 4)
+    os.killpg(launch.process.pid, signal.SIGINT)  # As a terminal does: to the whole group.
+    assert_saved(launch)
+    launch = Launch(tmp_path)
+    launch.wait_for_reports(launch.reports() + 4)
+    loading = launch.wait_for_loaders()
+    launch.process.send_signal(signal.SIGINT)
+    launch.wait_until(launch.store.stop_file.exists)
+    launch.process.send_signal(signal.SIGINT)
+    launch.end(130)
+    assert launch.console.splitlines()[-1].startswith("interrupted; ")
+    assert_gone(loading)
+    assert_tidy(launch)
     assert_resumed(tmp_path, undisturbed, launch.results())
 
 
@@ -283,7 +143,7 @@ def test_a_cell_that_raises_fails_alone_and_can_be_retried(tmp_path):
     }
 
     launch = Launch(tmp_path, "--data", str(tmp_path / "data"), study=study)
-    assert launch.end() == 1
+    launch.end(1)
     failed, done = sorted(launch.store.cell_ids(), key=lambda cell: cell.startswith("digits"))
     assert launch.store.cell(done).state() is CellState.DONE
     stored = launch.store.cell(failed)
@@ -293,14 +153,14 @@ def test_a_cell_that_raises_fails_alone_and_can_be_retried(tmp_path):
     attempts = [entry for entry in stored.log() if "attempt" in entry]
     assert [entry["event"] for entry in attempts] == ["attempt failed"] * 2 + ["failed"]
     assert all(str(broken) in entry["error"] for entry in attempts)
-    console = launch.output.read_text()
+    console = launch.console
     assert f"failed: {failed}: " in console
     assert str(stored.error_file) in console
     assert_tidy(launch)
 
     broken.write_bytes(whole)
     again = Launch(tmp_path, "--data", str(tmp_path / "data"), "--retry-failed", study=study)
-    assert again.end() == 0, again.output.read_text()
+    again.end(0)
     assert again.store.cell(failed).state() is CellState.DONE
 
 
@@ -321,7 +181,7 @@ def test_a_killed_driver_costs_nothing_while_students_wait_or_learn(tmp_path, ta
     teacher, students = teacher_and_students(launch)
     learning = any(launch.store.cell(cell).log() for cell in students)
     assert learning is launch.store.cell(teacher).is_trained() is (method == "dynamicvit")
-    assert_resumed(tmp_path, taught.weights(), launch.results(), DISTILLING)
+    assert_resumed(tmp_path, taught.weights(), launch.results(), study=DISTILLING)
 
 
 def test_a_damaged_teacher_is_trained_again_for_the_next_student(taught):
@@ -332,8 +192,8 @@ def test_a_damaged_teacher_is_trained_again_for_the_next_student(taught):
     weights.write_bytes(weights.read_bytes()[:-1])
     taught.store.cell(lost).discard_training()
     again = Launch(taught.store.path.parent, "--only", lost, study=DISTILLING)
-    assert again.end() == 0, again.output.read_text()
-    console = again.output.read_text()
+    again.end(0)
+    console = again.console
     assert f"{weights} is damaged" in console
     assert f"selected, too, for they have to teach others first: {teacher}" in console
     assert again.weights() == before
@@ -344,13 +204,13 @@ def test_a_damaged_teacher_is_trained_again_for_the_next_student(taught):
 def test_a_killed_worker_of_several_costs_nothing(tmp_path):
     (tmp_path / "undisturbed").mkdir()
     undisturbed = Launch(tmp_path / "undisturbed", study=TWO_WORKERS)
-    assert undisturbed.end() == 0, undisturbed.output.read_text()
+    undisturbed.end(0)
     launch = Launch(tmp_path, study=TWO_WORKERS)
     launch.wait_for_reports(1)
     workers = training_processes(launch.process.pid, "Rank")
     assert len(workers) == 2
     os.kill(workers[-1], signal.SIGKILL)
-    assert launch.end() == 0, launch.output.read_text()
+    launch.end(0)
     assert launch.weights() == undisturbed.weights()
     (failed,) = (line for line in launch.log() if '"attempt failed"' in line)
     assert "(counted from 0) of the cell died" in failed

@@ -1,0 +1,57 @@
+"""Faults of the machine under every Python process that has this folder on its PYTHONPATH.
+
+Python imports a module of this name as it starts. Environment variables choose the faults:
+
+    FAULT_CLOCK     a seed: the wall clock jumps back and forth, by up to a day, time and again
+    FAULT_STORAGE   a file: while it exists nothing below its folder can be made durable or renamed;
+                    it holds the name of the error, such as ENOSPC
+"""
+
+import errno
+import os
+import random
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+def _jumping(clock: Callable[[], Any], unit: int, draw: random.Random) -> Callable[[], Any]:
+    offset = 0.0
+
+    def jumped() -> Any:
+        nonlocal offset
+        if draw.random() < 0.05:
+            offset = draw.uniform(-86400, 86400)
+        return type(clock())(clock() + offset * unit)
+
+    return jumped
+
+
+def _failing(call: Callable[..., Any], flag: Path) -> Callable[..., Any]:
+    def failing(where: Any, *arguments: Any, **options: Any) -> Any:
+        try:
+            name = flag.read_text()
+        except OSError:
+            return call(where, *arguments, **options)
+        path = os.readlink(f"/proc/self/fd/{where}") if isinstance(where, int) else where
+        if name and Path(path).is_relative_to(flag.parent):
+            number = getattr(errno, name)
+            raise OSError(number, os.strerror(number), str(path))
+        return call(where, *arguments, **options)
+
+    return failing
+
+
+PROGRAMS = {"full_grid.py", "default_worker.py"}
+"""What is under faults: drivers and the processes that train, not the rest of Ray."""
+
+under_faults = bool(PROGRAMS & {Path(argument).name for argument in sys.orig_argv})
+if under_faults and (seed := os.environ.get("FAULT_CLOCK")):
+    draw = random.Random(f"{seed} {os.getpid()}")
+    time.time = _jumping(time.time, 1, draw)
+    time.time_ns = _jumping(time.time_ns, 10**9, draw)
+if under_faults and (file := os.environ.get("FAULT_STORAGE")):
+    os.fsync = _failing(os.fsync, Path(file))
+    os.replace = _failing(os.replace, Path(file))

@@ -1,0 +1,66 @@
+"""Whatever is damaged in a finished study, wherever and however, is found and made again."""
+
+import io
+import os
+import random
+import shutil
+import sys
+import time
+
+import pytest
+from damage import flip_a_bit, tear
+from rich.console import Console
+
+from orchestrator.provenance import provenance
+from orchestrator.repairing import repair_cells
+from orchestrator.selection import Options, select
+from orchestrator.verified import Verified
+from orchestrator.work import left_to_do, refresh_report
+
+NOT_READ = {"tune", "driver.lock"}
+WRITTEN_AGAIN = {"cell.json", "study.yaml"}
+"""What every launch writes if it differs, with no need to name it."""
+DECIDES_NOTHING = {"log.jsonl", "verified.json"}
+"""What is left out where it is damaged."""
+
+
+def files_of(store):
+    files = (path for path in store.path.rglob("*") if path.is_file())
+    return sorted(path for path in files if not NOT_READ & set(path.parts))
+
+
+def launch_without_ray(storage):
+    """Do what a launch does before it starts Ray; return what it says and has left to do."""
+    options, said = Options(study="smoke", storage=storage), io.StringIO()
+    selection = select(options)
+    store = selection.store
+    store.create(selection.study.model_dump(mode="json") | provenance(), selection.cells)
+    verified, console = Verified(store.path), Console(file=said, width=500)
+    errors = repair_cells(store, selection.cells, verified, console)
+    notes = [str(error) for error in errors]
+    work = left_to_do(selection, options, notes.append)
+    if not work:
+        refresh_report(selection, notes.append)
+    return notes, work
+
+
+@pytest.mark.parametrize("damage", [tear, flip_a_bit])
+def test_every_damaged_file_is_found_and_named(finished, tmp_path, damage):
+    seed = int(os.environ.get("FAULT_SEED", time.time_ns() % 2**32))
+    sys.stdout.write(f"repeat the same damage with FAULT_SEED={seed}\n")  # Shown if it fails.
+    draw, storage, found = random.Random(seed), tmp_path / "storage", 0
+    for original in files_of(finished.store):
+        shutil.copytree(finished.storage, storage)
+        path = storage / original.relative_to(finished.storage)
+        damage(path, draw)
+        notes, work = launch_without_ray(storage)
+        if path.name in DECIDES_NOTHING:
+            assert (notes, bool(work)) == ([], False)
+        elif path.name in WRITTEN_AGAIN:
+            assert path.read_bytes() == original.read_bytes()
+        else:
+            assert any(note.startswith(f"{path} is damaged: ") for note in notes), path
+            assert bool(work) is (path.parent.name != "report")
+            found += 1
+        shutil.rmtree(storage)
+    assert found > 40
