@@ -10,10 +10,11 @@ from rich.console import Console
 
 from orchestrator.datasets import dataset_root
 from orchestrator.errors import UserError
-from orchestrator.listing import cells_table, describe, status_view
+from orchestrator.listing import cells_table, describe, read_status
 from orchestrator.reporting import write_report
 from orchestrator.run import INTERRUPTED, SOME_FAILED, run_study
 from orchestrator.selection import STAGES, Options, select, storage_path
+from orchestrator.status_view import follow, status_view
 from orchestrator.store import find_study
 from trainables.files import DamagedFileError
 
@@ -65,6 +66,9 @@ def run(
     max_concurrent: Annotated[
         int | None, typer.Option(min=1, help="Most cells that train at once.")
     ] = None,
+    dashboard: Annotated[
+        bool, typer.Option("--dashboard", help="Start Ray's dashboard, for this machine only.")
+    ] = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="Show what Ray says, too.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Show only what matters.")] = False,
 ) -> None:
@@ -81,6 +85,7 @@ def run(
         dry_run=dry_run,
         retry_failed=retry_failed,
         max_concurrent=max_concurrent,
+        dashboard=dashboard,
         verbose=verbose,
         quiet=quiet,
     )
@@ -107,9 +112,16 @@ def check_data(
 
 
 @app.command()
-def status(storage: Storage) -> None:
-    """Tell how far a study is: cells by state, what runs, what failed."""
-    Console().print(status_view(find_study(storage_path(storage))), soft_wrap=True)
+def status(
+    storage: Storage,
+    watch: Annotated[bool, typer.Option("--watch", help="Go on showing it, until Ctrl-C.")] = False,
+) -> None:
+    """Tell how far a study is: cells by state, what runs, the time left, what failed."""
+    store, console = find_study(storage_path(storage)), Console()
+    if watch:
+        follow(lambda: read_status(store), console)
+    else:
+        console.print(status_view(read_status(store)), soft_wrap=True)
 
 
 @app.command()

@@ -26,6 +26,10 @@ class Cluster:
     gpus: float
     nodes: tuple[tuple[float, float], ...]
     """CPUs and GPUs of each node: a process has to fit into one."""
+    dashboard: str | None = None
+    """Address of Ray's dashboard, if it has one."""
+    metrics: str | None = None
+    """Where Prometheus finds the metrics of the driver's node."""
 
     def room(self, cpus: float, gpus: float) -> int:
         """Return how many processes that need as much fit at once, when nothing else runs."""
@@ -40,12 +44,13 @@ class Cluster:
 
 
 @contextmanager
-def connected(address: str | None, *, verbose: bool) -> Iterator[Cluster]:
+def connected(address: str | None, *, verbose: bool, dashboard: bool = False) -> Iterator[Cluster]:
     """Connect to the Ray that `prepare_ray` chose, and let go of it at the end.
 
     Args:
         address: The cluster's, or None to start Ray in this process.
         verbose: Let Ray's own messages through.
+        dashboard: Start Ray's dashboard, too, on this machine alone; a cluster has its own.
 
     Raises:
         UserError: The cluster refuses.
@@ -55,11 +60,12 @@ def connected(address: str | None, *, verbose: bool) -> Iterator[Cluster]:
     scratch = Path(tempfile.mkdtemp(prefix="ray-"))  # Short: Ray puts sockets below it.
     try:
         if address:
-            _join(address, quiet)
+            context = _join(address, quiet)
         else:
-            ray.init(
+            context = ray.init(
                 address="local",
-                include_dashboard=False,
+                include_dashboard=dashboard,
+                dashboard_host="127.0.0.1",
                 object_store_memory=OBJECT_STORE_BYTES,
                 # Elsewhere than a cluster's: no other study should take this Ray for one.
                 _temp_dir=str(scratch),
@@ -69,18 +75,26 @@ def connected(address: str | None, *, verbose: bool) -> Iterator[Cluster]:
         where = f"the Ray cluster at {address}" if address else "this machine"
         alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         nodes = tuple((node.get("CPU", 0.0), node.get("GPU", 0.0)) for node in alive)
-        yield Cluster(where, total.get("CPU", 0.0), total.get("GPU", 0.0), nodes)
+        cpus, gpus = total.get("CPU", 0.0), total.get("GPU", 0.0)
+        url = f"http://{context.dashboard_url}" if context.dashboard_url else None
+        yield Cluster(where, cpus, gpus, nodes, dashboard=url, metrics=_metrics_address())
     finally:
         ray.shutdown()
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _join(address: str, quiet: dict[str, Any]) -> None:
+def _join(address: str, quiet: dict[str, Any]) -> Any:
     try:
-        ray.init(address=address, **quiet)
+        return ray.init(address=address, **quiet)
     except ConnectionError as error:
         reason = str(error.__cause__ or error).strip().splitlines()[-1]
         raise UserError(f"cannot join the Ray cluster at {address}: {reason}") from error
+
+
+def _metrics_address() -> str | None:
+    here = ray.get_runtime_context().get_node_id()
+    node = next((node for node in ray.nodes() if node["NodeID"] == here), None)
+    return node and f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
 
 
 def _silence(*, verbose: bool) -> None:

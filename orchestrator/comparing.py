@@ -75,11 +75,11 @@ def _tables(
 ) -> dict[str, pd.DataFrame]:
     done = [record for record in records if record.state == CellState.DONE]
     path = store.path.absolute()
-    describing = Lane(ray.remote(describe_cells).options(num_cpus=0), limit)
+    describing = Lane(ray.remote(num_cpus=0)(describe_cells), limit, "describe")
     for number, records_of_task in enumerate(_chunks(done, CELLS_PER_TASK)):
         describing.submit(f"cells, part {number}", path, records_of_task)
     frames = _outcomes(describing, on_tick)
-    comparing = Lane(ray.remote(compare_pairs).options(num_cpus=0), limit)
+    comparing = Lane(ray.remote(num_cpus=0)(compare_pairs), limit, "compare")
     for comparison in COMPARISONS:
         for number, pairs_of_task in enumerate(_chunks(pairs(done, comparison), PAIRS_PER_TASK)):
             comparing.submit(f"{comparison}, part {number}", path, comparison, pairs_of_task)

@@ -13,10 +13,12 @@ class Lane:
     Args:
         function: A Ray remote function.
         limit: Most tasks in flight at once.
+        verb: What it does; Ray's dashboard shows each task as `VERB KEY`.
     """
 
-    def __init__(self, function: Any, limit: int) -> None:
+    def __init__(self, function: Any, limit: int, verb: str) -> None:
         self._function = function
+        self._verb = verb
         self._limit = limit
         self._waiting: deque[tuple[str, tuple[Any, ...]]] = deque()
         self._in_flight: dict[ray.ObjectRef, str] = {}
@@ -57,7 +59,8 @@ class Lane:
     def _fill(self) -> None:
         while self._waiting and len(self._in_flight) < self._limit:
             key, arguments = self._waiting.popleft()
-            self._in_flight[self._function.remote(*arguments)] = key
+            named = self._function.options(name=f"{self._verb} {key}")
+            self._in_flight[named.remote(*arguments)] = key
 
 
 def _outcome(reference: ray.ObjectRef) -> Any:

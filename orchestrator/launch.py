@@ -1,6 +1,9 @@
 """The stages of a launch that need Ray: train, evaluate each cell as it is trained, compare."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 import ray
 
@@ -11,8 +14,11 @@ from orchestrator.datasets import dataset_root
 from orchestrator.head_watch import head_watched
 from orchestrator.interrupts import Interrupts
 from orchestrator.lane import Lane
-from orchestrator.progress import EVALUATING, Progress
+from orchestrator.metrics import StudyMetrics
+from orchestrator.nodes import Nodes
+from orchestrator.progress import Progress, Sink
 from orchestrator.selection import Options, Selection
+from orchestrator.status import Activity, keep_status
 from orchestrator.store import CellState, StoredCell
 from orchestrator.tasks import evaluate_cell
 from orchestrator.training import TEACHER_FAILED, Training
@@ -23,6 +29,10 @@ CPUS_PER_EVALUATION = 4
 """One more evaluation runs at once for so many CPUs: its process costs seconds to start."""
 TASK_RETRIES = 5
 """How often an evaluation is repeated whose process dies, alone or with its node."""
+STATUS_SECONDS = 15.0
+METRICS_SECONDS = 5.0
+"""Ray forgets what it was not told for 20 s."""
+TOKEN_HINT = "(if it asks for a token: ray get-auth-token)"  # noqa: S105 - It is none.
 
 
 @dataclass
@@ -41,12 +51,17 @@ class Launch:
 
     def go(self, address: str | None) -> bool:
         """Connect to the Ray at `address`, do what is left; tell whether comparing succeeded."""
+        options = self.options
         with (
-            connected(address, verbose=self.options.verbose) as cluster,
+            connected(address, verbose=options.verbose, dashboard=options.dashboard) as cluster,
             head_watched(lambda: self._head_lost(cluster)),
+            self._watched(),
         ):
             self.interrupts.listen()
             self.progress.note(f"{self.selection.study.name}: running on {cluster}")
+            if cluster.dashboard:
+                self.progress.note(f"Ray's dashboard: {cluster.dashboard} {TOKEN_HINT}")
+                self.progress.note(f"metrics for Prometheus: {cluster.metrics}")
             gpu = self._evaluation_gpu(cluster)
             evaluate = ray.remote(
                 num_cpus=0,
@@ -55,7 +70,9 @@ class Launch:
                 max_calls=0,  # A process that has imported torch serves the next cell, too.
             )(evaluate_cell)
             self.evaluations = Lane(
-                evaluate, limit=max(1, int(cluster.cpus) // CPUS_PER_EVALUATION)
+                evaluate,
+                limit=max(1, int(cluster.cpus) // CPUS_PER_EVALUATION),
+                verb="evaluate",
             )
             for cell in self.work.evaluate:
                 self._evaluate(cell.id, bool(gpu))
@@ -72,6 +89,21 @@ class Launch:
             f"lost the head of {cluster.where}; everything is saved. "
             f"Once there is one again, resume with: {command_line()}"
         )
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        """Let the progress know the cluster, and the store and Prometheus the progress."""
+        nodes = self.progress.cluster = Nodes()
+        keep = partial(keep_status, self.selection.store)
+        self.progress.sinks = [
+            Sink("the status", keep, STATUS_SECONDS),
+            Sink("metrics", StudyMetrics(), METRICS_SECONDS),
+        ]
+        try:
+            yield
+        finally:
+            self.progress.cluster = nodes.last
+            self.progress.close_sinks()
 
     def _train(self, cluster: Cluster, on_gpu: bool) -> None:
         store = self.selection.store
@@ -103,7 +135,7 @@ class Launch:
         stored = self._stored(cell_id)
         stored.clear_error()
         root = dataset_root(stored.cell().dataset, self.options.data)
-        self.progress.set_state(cell_id, EVALUATING)
+        self.progress.set_state(cell_id, Activity.EVALUATING)
         self.evaluations.submit(
             cell_id,
             self.selection.store.path.absolute(),
@@ -130,8 +162,8 @@ class Launch:
     def _evaluation_failed(self, cell_id: str, error: Exception) -> None:
         stored = self._stored(cell_id)
         stored.write_error(f"evaluation failed; the last time:\n{error}")
-        self.progress.set_state(cell_id, CellState.FAILED)
-        self.progress.note(f"{cell_id}: evaluation failed; see {stored.path / 'error.txt'}")
+        self.progress.fail(cell_id, stored.reason(), str(stored.error_file))
+        self.progress.note(f"{cell_id}: evaluation failed; see {stored.error_file}")
 
     def _compare(self, cluster: Cluster) -> bool:
         cells = stored_cells(self.selection)

@@ -4,42 +4,59 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 
-from rich.console import Console, Group
+from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
-from orchestrator.progress import RUNNING, WAITING
 from orchestrator.selection import Options, Selection
+from orchestrator.status import (
+    UNTRAINED,
+    Activity,
+    CellReason,
+    Status,
+    count_states,
+    last_status,
+)
 from orchestrator.store import CellState, Store, StoredCell, waits_for
 from trainables.cell import Cell
-
-SECONDS_BETWEEN_REPORTS = 120.0
-"""A cell of a driven study that has reported within this time is shown as running."""
 
 ASSUMED_MACS_PER_SECOND = 5e13
 """Sustained multiply-accumulates of one data-centre GPU in mixed precision: an assumption, used
 only while no cell of the study has been measured."""
 
 
-def status_view(store: Store) -> Group:
-    """Return cells by state, what runs, and what failed with the reason."""
+def read_status(store: Store) -> Status:
+    """Return how far a study is: as its live driver tells, or else as its files do."""
+    last, driver = last_status(store), store.driver()
+    if last and _tells(last, driver):
+        others = len(store.cell_ids()) - sum(last.states.values())
+        return last.model_copy(update={"others": others})
     cells = [store.cell(cell_id) for cell_id in store.cell_ids()]
-    shown = {cell.id: shown_state(store, cell) for cell in cells}
-    counts = Counter(state.partition(" ")[0] for state in shown.values())
-    parts = ", ".join(f"{count} {state}" for state, count in counts.most_common())
-    driver = store.driver()
-    lines = [
-        f"{store.read_study()['name']}: {len(cells)} cells: {parts}",
-        f"run by {driver}" if driver else "no driver is running it",
-    ]
-    waiting = Counter(state for state in shown.values() if state.startswith(WAITING))
-    lines += [f"{state}: {count} cells" for state, count in waiting.items()]
-    failed = [cell for cell in cells if shown[cell.id] == CellState.FAILED]
-    lines += [f"failed: {cell.id}: {cell.reason()} (see {cell.error_file})" for cell in failed]
-    lines += [f"gentler: {cell.id}: {gentler}" for cell in cells if (gentler := cell.gentler())]
-    running = [cell for cell in cells if shown[cell.id] == RUNNING]
-    texts = [Text(line) for line in lines]  # Not markup: reasons may hold brackets.
-    return Group(*texts, *([cells_table(store, running)] if running else []))
+    states = {cell.id: cell.state() for cell in cells}
+    waiting = {
+        cell.id: teacher
+        for cell in cells
+        if states[cell.id] in UNTRAINED and (teacher := waits_for(store, cell.cell()))
+    }
+    shown: dict[str, str] = states | dict.fromkeys(waiting, Activity.WAITING)
+    return Status(
+        study=store.read_study()["name"],
+        time=time.time(),
+        driver=driver,
+        states=count_states(shown.values()),
+        waiting=dict(Counter(waiting.values())),
+        launch=last.launch if last else None,
+        cluster=last.cluster if last else None,
+        failed=tuple(
+            CellReason(cell=cell.id, reason=cell.reason(), see=str(cell.error_file))
+            for cell in cells
+            if states[cell.id] is CellState.FAILED
+        ),
+        gentler=tuple(
+            CellReason(cell=cell.id, reason=gentler)
+            for cell in cells
+            if (gentler := cell.gentler())
+        ),
+    )
 
 
 def cells_table(store: Store, cells: Sequence[StoredCell]) -> Table:
@@ -47,11 +64,19 @@ def cells_table(store: Store, cells: Sequence[StoredCell]) -> Table:
     table = Table(box=None, pad_edge=False)
     for column in ("cell", "state", "epoch", "loss", "accuracy"):
         table.add_column(column, overflow="fold")
+    status = last_status(store)
+    live = status is not None and _tells(status, store.driver())
+    running = {cell.cell for cell in status.running} if status and live else set()
     for cell in cells:
         report = cell.last_report()
+        state = (
+            Activity.RUNNING
+            if cell.id in running
+            else _state_in_words(store, cell.cell(), cell.state())
+        )
         table.add_row(
             cell.id,
-            ", gentler: ".join(filter(None, (shown_state(store, cell), cell.gentler()))),
+            ", gentler: ".join(filter(None, (state, cell.gentler()))),
             f"{report['epoch']}/{report['epochs']}" if report else "",
             f"{report['loss']:.3f}" if report.get("loss") is not None else "",
             _reached(cell, report.get("best_accuracy")),
@@ -59,24 +84,14 @@ def cells_table(store: Store, cells: Sequence[StoredCell]) -> Table:
     return table
 
 
-def shown_state(store: Store, cell: StoredCell) -> str:
-    """Return the cell's state, in words.
-
-    It is `running` where a live driver's cell has just reported, and `waiting for CELL_ID` before
-    its teacher is trained.
-    """
-    state = cell.state()
-    recent = cell.last_report().get("time", 0.0) > time.time() - SECONDS_BETWEEN_REPORTS
-    if state is CellState.INTERRUPTED and recent and store.driver():
-        return RUNNING
-    return _state_in_words(store, cell.cell(), state)
+def _tells(status: Status, driver: str | None) -> bool:
+    """Tell whether a status is that of the driver that runs the study now."""
+    return driver is not None and status.driver == driver
 
 
 def _state_in_words(store: Store, cell: Cell, state: CellState) -> str:
-    teacher = (
-        waits_for(store, cell) if state in (CellState.PENDING, CellState.INTERRUPTED) else None
-    )
-    return f"{WAITING} for {teacher}" if teacher else str(state)
+    teacher = waits_for(store, cell) if state in UNTRAINED else None
+    return f"{Activity.WAITING} for {teacher}" if teacher else str(state)
 
 
 def describe(selection: Selection, options: Options, console: Console) -> None:

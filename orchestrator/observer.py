@@ -8,7 +8,7 @@ from ray import tune
 from ray.tune.experiment import Trial
 
 from orchestrator.attempts import attempt_in_words, lost_in_words
-from orchestrator.progress import RUNNING, Progress
+from orchestrator.progress import Progress
 from orchestrator.store import CellState, Store
 
 
@@ -31,10 +31,13 @@ class TrialObserver(tune.Callback):
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
     ) -> None:
         """Show the cell as running, and no longer as failed, unless it is to end at once."""
+        if trial.config["reused"]:
+            _name_steps(trial)
         if self._store.stop_file.exists():
             return
         self._store.cell(cell_of(trial)).clear_error()
-        self._progress.set_state(cell_of(trial), RUNNING)
+        resources = trial.placement_group_factory.required_resources
+        self._progress.start(cell_of(trial), resources)
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
@@ -44,10 +47,12 @@ class TrialObserver(tune.Callback):
             self._progress.report(cell_of(trial), result)
         if "attempt_ended" in result and not result["done"]:
             stored = self._store.cell(cell_of(trial))
-            self._progress.note(
-                f"{trial.config['cell_id']}: {attempt_in_words(stored.attempts()[-1])}; "
+            reason = (
+                f"{attempt_in_words(stored.attempts()[-1])}; "
                 f"going on from its last good state with {stored.gentler()}"
             )
+            self._progress.retry(cell_of(trial), reason)
+            self._progress.note(f"{cell_of(trial)}: {reason}")
 
     def on_trial_complete(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
@@ -78,6 +83,8 @@ class TrialObserver(tune.Callback):
                 f"going on from its last state ({last_line(reason)})"
             )
         self._store.cell(cell_of(trial)).append_log(event)
+        self._progress.set_state(cell_of(trial), CellState.INTERRUPTED)
+        self._progress.retry(cell_of(trial), words)
         self._progress.note(f"{cell_of(trial)}: {words}")
 
     def on_trial_error(
@@ -97,7 +104,7 @@ class TrialObserver(tune.Callback):
     def _fail(self, cell_id: str, text: str) -> None:
         stored = self._store.cell(cell_id)
         stored.write_error(text)
-        self._progress.set_state(cell_id, CellState.FAILED)
+        self._progress.fail(cell_id, stored.reason(), str(stored.error_file))
         self._progress.note(f"{cell_id}: failed ({stored.reason()[:200]}); see {stored.error_file}")
 
     def __getstate__(self) -> dict[str, Any]:
@@ -108,6 +115,16 @@ def cell_of(trial: Trial) -> str:
     """Return the id of a trial's cell, which may have had trials with other ids before it."""
     cell_id: str = trial.config["cell_id"]
     return cell_id
+
+
+def _name_steps(trial: Trial) -> None:
+    """Name the trial's training steps after its cell on Ray's dashboard.
+
+    Ray names them after what the actor called itself when it began, which may be another cell.
+    """
+    actor = trial.temporary_state.ray_actor
+    vars(actor).pop("train", None)  # The name that an earlier cell has given.
+    actor.train = actor.train.options(name=f"{cell_of(trial)}.train")
 
 
 def reason_of(trial: Trial) -> str:

@@ -1,34 +1,85 @@
-"""What a run tells while it works: a live view on a terminal, one line a minute elsewhere."""
+"""What the driver knows of a launch while it works, and whom it tells."""
 
 import time
 from collections import Counter
-from collections.abc import Mapping
-from types import TracebackType
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Self
 
-from rich.console import Console, Group
-from rich.live import Live
-from rich.table import Table
-from rich.text import Text
+from rich.console import Console
 
+from orchestrator.status import (
+    UNTRAINED,
+    Activity,
+    CellReason,
+    ClusterFacts,
+    LaunchFacts,
+    RunningCell,
+    Status,
+    TimeLeft,
+    count_states,
+)
+from orchestrator.status_view import Screen
 from orchestrator.store import CellState
+from orchestrator.time_left import Left, Measured, time_left
 
-QUIET_SECONDS = 60.0
-RUNNING = "running"
-EVALUATING = "evaluating"
-WAITING = "waiting"
-STYLES = {"done": "green", "failed": "bold red", RUNNING: "cyan", EVALUATING: "blue"}
-ROWS_SHOWN = 12
+SINK_SHARE = 0.005
+"""A sink takes no more of the driver's time, however slow it is."""
+REASON_CHARACTERS = 300
+
+
+@dataclass
+class Sink:
+    """Somebody who is told now and then how things stand."""
+
+    what: str
+    """What is published, in words."""
+    tell: Callable[[Status], None]
+    seconds: float
+    """How often; less often where it takes long."""
+    due: float = 0.0
+    """When the next time is, by the monotonic clock."""
+    failed: bool = False
+
+
+@dataclass
+class _Cell:
+    """What is known of one cell."""
+
+    state: str
+    work: float
+    """Expected work of training it, in the unit of all cells; 0 where it is not to be trained."""
+    cpus: float = 1.0
+    gpus: float = 0.0
+    waits_for: str | None = None
+    report: Mapping[str, Any] | None = None
+    """The last one while it runs."""
+    began: float | None = None
+    """When it began to run, while it does, by the monotonic clock."""
+    spent: float = 0.0
+    """Seconds it ran in this launch before that."""
+    share: float = 0.0
+    """Share of its training that is done, as far as this launch knows."""
+    share_before: float | None = None
+    """The same before this launch, None until its first report."""
+
+    def seconds(self, now: float) -> float:
+        return self.spent + (now - self.began if self.began is not None else 0.0)
+
+    def work_done(self) -> float:
+        """Return the work done in this launch; less where some was lost and is done again."""
+        return self.work * (self.share - (self.share_before or 0.0))
 
 
 class Progress:
-    """States of a study's cells, drawn as they change.
+    """Gathers what happens to the cells of a launch, and tells it on the console and to sinks.
 
     Args:
         console: Where to draw.
         study: Name of the study.
         states: State of every cell at the start, by id.
         work: Expected training work of every cell still to be trained, in any one unit, by id.
+        driver: Who this process is.
         quiet: Say nothing but notes.
     """
 
@@ -39,142 +90,180 @@ class Progress:
         states: Mapping[str, CellState],
         work: Mapping[str, float],
         *,
+        driver: str | None = None,
         quiet: bool = False,
     ) -> None:
         self._console = console
+        self._screen = Screen(console, quiet=quiet)
         self._study = study
-        self._states: dict[str, str] = {cell: str(state) for cell, state in states.items()}
-        self._work = dict(work)
-        self._reports: dict[str, dict[str, Any]] = {}
-        self._waited_for: dict[str, str] = {}
+        self._driver = driver
+        self._cells = {
+            cell: _Cell(str(state), work.get(cell, 0.0)) for cell, state in states.items()
+        }
+        self._failed: dict[str, CellReason] = {}
+        self._retried: dict[str, CellReason] = {}
+        self._launch = LaunchFacts(began=time.time(), seconds=0.0)
         self._started = time.monotonic()
-        self._told = self._started
-        self._worked = 0.0
-        self._quiet = quiet
-        self._live: Live | None = None
+        self.sinks: list[Sink] = []
+        self.cluster: Callable[[], ClusterFacts | None] = lambda: None
+        """Tells what there is to run on at the moment."""
 
     def __enter__(self) -> Self:
-        if self._console.is_terminal and not self._quiet:
-            self._live = Live(console=self._console, transient=True, auto_refresh=False)
-            self._live.start()
+        self._screen.__enter__()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *unused: object) -> None:
         self.stop()
 
     def stop(self) -> None:
         """End the live view and leave the terminal as it was."""
-        if self._live is not None:
-            self._live.stop()
+        self._screen.stop()
 
     def note(self, text: str) -> None:
         """Print a line that stays."""
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
-    def set_state(self, cell: str, state: str) -> None:
+    def plan(self, cell_id: str, resources: Mapping[str, float]) -> None:
+        """Record that a cell is to be trained, and what its workers together are to reserve.
+
+        Args:
+            cell_id: The cell's id.
+            resources: As Ray has it: `{"CPU": ..., "GPU": ...}`.
+        """
+        cell = self._cells[cell_id]
+        cell.cpus, cell.gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
+        if cell.state == CellState.FAILED:  # In an earlier launch.
+            self.set_state(cell_id, CellState.PENDING)
+
+    def start(self, cell_id: str, resources: Mapping[str, float]) -> None:
+        """Record that a cell begins to run, or goes on, and what its workers together reserve."""
+        self.plan(cell_id, resources)
+        self.set_state(cell_id, Activity.RUNNING)
+        self._cells[cell_id].began = time.monotonic()
+
+    def set_state(self, cell_id: str, state: str) -> None:
         """Record that a cell is now in another state."""
-        self._states[cell] = state
-        self._waited_for.pop(cell, None)
-        if state != RUNNING:
-            self._reports.pop(cell, None)
+        cell = self._cells[cell_id]
+        if cell.state == Activity.RUNNING and state in (Activity.EVALUATING, CellState.TRAINED):
+            self._count(trained=1)
+        cell.spent, cell.began = cell.seconds(time.monotonic()), None
+        cell.state, cell.waits_for, cell.report = str(state), None, None
+        self._failed.pop(cell_id, None)
 
-    def wait(self, cell: str, prerequisite: str) -> None:
+    def wait(self, cell_id: str, prerequisite: str) -> None:
         """Record that a cell waits until another one is trained."""
-        self._states[cell] = WAITING
-        self._waited_for[cell] = prerequisite
+        self.set_state(cell_id, Activity.WAITING)
+        self._cells[cell_id].waits_for = prerequisite
 
-    def report(self, cell: str, report: dict[str, Any]) -> None:
-        """Record what a running cell reports."""
-        before = self._reports.get(cell, {}).get("step", report["first_step"])
-        share = (report["step"] - before) / max(report["total_steps"], 1)
-        self._worked += self._work.get(cell, 0.0) * share
-        self._reports[cell] = report
+    def fail(self, cell_id: str, reason: str, see: str) -> None:
+        """Record that a cell is given up, and why."""
+        self.set_state(cell_id, CellState.FAILED)
+        self._failed[cell_id] = CellReason(cell=cell_id, reason=_cut(reason), see=see)
+
+    def retry(self, cell_id: str, reason: str) -> None:
+        """Record that an attempt at training a cell failed and is followed by another."""
+        self._count(retries=1)
+        self._retried[cell_id] = CellReason(cell=cell_id, reason=_cut(reason))
+
+    def report(self, cell_id: str, report: Mapping[str, Any]) -> None:
+        """Record what a running cell reports; see `Finetuning.run` and `CellTraining.step`."""
+        cell = self._cells[cell_id]
+        total = max(report["total_steps"], 1)
+        if cell.share_before is None:
+            cell.share = cell.share_before = report["first_step"] / total
+        same_attempt = cell.report and cell.report["first_step"] == report["first_step"]
+        before = cell.report["step"] if cell.report and same_attempt else report["first_step"]
+        cell.share = report["step"] / total if report["total_steps"] else 1.0
+        cell.report = report
+        if report["preparing"]:  # Not what training costs.
+            cell.began = time.monotonic()
+        self._count(
+            epochs=max(0, report["step"] - before) / total * report["epochs"],
+            checkpoint_bytes=report.get("checkpoint_bytes", 0),
+            checkpoint_seconds=report.get("checkpoint_seconds", 0.0),
+        )
 
     def tick(self) -> None:
-        """Draw; off a terminal only when a minute has passed."""
-        if self._live is not None:
-            lines = map(Text, (*self._queues(), *self._preparations()))
-            self._live.update(Group(self._headline(), self._table(), *lines), refresh=True)
-        elif not self._quiet and time.monotonic() - self._told >= QUIET_SECONDS:
-            self._told = time.monotonic()
-            for line in (self._headline().plain, *self._preparations()):
-                self.note(line)
+        """Draw and publish what is due."""
+        if self._screen.due:
+            self._screen.show(self.status())
+        now = time.monotonic()
+        self._publish([sink for sink in self.sinks if now >= sink.due])
 
-    def summary(self) -> str:
-        """Return the cells counted by state, such as `5 done, 2 running, 16 pending`."""
-        counts = Counter(self._states.values())
-        order = [*STYLES, WAITING, *(str(state) for state in CellState)]
-        return ", ".join(f"{counts[s]} {s}" for s in dict.fromkeys(order) if counts[s])
-
-    def _headline(self) -> Text:
-        speed = sum(report["images_per_second"] or 0.0 for report in self._reports.values())
-        parts = [f"{self._study}: {len(self._states)} cells: {self.summary()}"]
-        if speed:
-            parts.append(f"{speed:,.0f} images/s")
-        parts.append(f"{_duration(time.monotonic() - self._started)} so far")
-        if (left := self._seconds_left()) is not None:
-            parts.append(f"about {_duration(left)} left")
-        return Text(" · ".join(parts))
-
-    def _preparations(self) -> list[str]:
-        """Return what running cells do before they train, each once."""
-        found = (report["preparing"] for report in self._reports.values())
-        return [words for words in dict.fromkeys(found) if words]
-
-    def _seconds_left(self) -> float | None:
-        unfinished = {c: w for c, w in self._work.items() if self._states[c] not in _ENDED}
-        if not self._worked or not unfinished:
-            return None
-        in_progress = sum(
-            unfinished.get(cell, 0.0) * _share_done(report)
-            for cell, report in self._reports.items()
+    def status(self) -> Status:
+        """Return how things stand."""
+        cells = self._cells.items()
+        seconds = time.monotonic() - self._started
+        return Status(
+            study=self._study,
+            time=time.time(),
+            driver=self._driver,
+            states=count_states(cell.state for cell in self._cells.values()),
+            running=tuple(_running(i, cell) for i, cell in cells if cell.state == Activity.RUNNING),
+            waiting=dict(Counter(cell.waits_for for _, cell in cells if cell.waits_for)),
+            cluster=self.cluster(),
+            launch=self._launch.model_copy(update={"seconds": seconds}),
+            left=self._time_left(),
+            failed=tuple(self._failed.values()),
+            retried=tuple(self._retried.values()),
         )
-        left = sum(unfinished.values()) - in_progress
-        return left / self._worked * (time.monotonic() - self._started)
 
-    def _queues(self) -> list[str]:
-        """Return a line for each cell that others wait for."""
-        queues = Counter(self._waited_for.values()).most_common(ROWS_SHOWN)
-        return [f"{count} waiting for {cell}" for cell, count in queues]
+    def close_sinks(self) -> None:
+        """Tell all sinks how things stand in the end, and let go of them."""
+        self._publish(self.sinks)
+        self.sinks = []
 
-    def _table(self) -> Table:
-        running = [cell for cell, state in self._states.items() if state == RUNNING]
-        table = Table(box=None, pad_edge=False, show_header=bool(running))
-        for column in ("cell", "epoch", "loss", "metric", "images/s", "data wait"):
-            table.add_column(column, justify="left" if column == "cell" else "right")
-        for cell in running[:ROWS_SHOWN]:
-            report = self._reports.get(cell)
-            table.add_row(cell, *(_facts(report) if report else ("starting",)))
-        return table
+    def _publish(self, sinks: Sequence[Sink]) -> None:
+        if not sinks:
+            return
+        status = self.status()
+        for sink in sinks:
+            began = time.monotonic()
+            try:
+                sink.tell(status)
+            except Exception as error:  # To watch a study must not harm it.
+                if not sink.failed:
+                    self.note(f"cannot publish {sink.what}: {type(error).__name__}: {error}")
+                sink.failed = True
+            took = time.monotonic() - began
+            sink.due = began + max(sink.seconds, took / SINK_SHARE)
+
+    def _count(self, **further: float) -> None:
+        sums = {name: getattr(self._launch, name) + value for name, value in further.items()}
+        self._launch = self._launch.model_copy(update=sums)
+
+    def _time_left(self) -> TimeLeft | None:
+        now = time.monotonic()
+        cells = self._cells.values()
+        untrained = [cell for cell in cells if cell.work and cell.state in UNTRAINED]
+        on_gpus = all(cell.gpus for cell in untrained)
+        share = (lambda cell: cell.gpus) if on_gpus else (lambda cell: cell.cpus)
+
+        def left_of(cell: _Cell | None) -> float:
+            return cell.work * (1 - cell.share) if cell else 0.0
+
+        return time_left(
+            [
+                Measured(cell.work_done(), cell.seconds(now) * share(cell))
+                for cell in cells
+                if cell.work_done() > 0
+            ],
+            [
+                Left(left_of(c), share(c), left_of(self._cells.get(c.waits_for or "")))
+                for c in untrained
+            ],
+            sum(share(cell) for cell in untrained if cell.state == Activity.RUNNING),
+        )
 
 
-_ENDED = {str(CellState.DONE), str(CellState.TRAINED), str(CellState.FAILED), EVALUATING}
+def _running(cell_id: str, cell: _Cell) -> RunningCell:
+    facts: dict[str, Any] = {}
+    if report := cell.report:
+        same = ("epochs", "loss", "metric", "accuracy", "images_per_second", "data_wait")
+        facts = {name: report[name] for name in (*same, "preparing")}
+        facts |= {"epoch": cell.share * report["epochs"], "node": report.get("hostname")}
+    return RunningCell(cell=cell_id, cpus=cell.cpus, gpus=cell.gpus, **facts)
 
 
-def _facts(report: Mapping[str, Any]) -> tuple[str, ...]:
-    loss, accuracy = report["loss"], report["accuracy"]
-    return (
-        f"{_share_done(report) * report['epochs']:.1f}/{report['epochs']}",
-        f"{loss:.3f}" if loss is not None else "",
-        f"{report['metric']} {accuracy:.1f} %" if accuracy is not None else "",
-        f"{report['images_per_second'] or 0.0:,.0f}",
-        f"{report['data_wait'] or 0.0:.0%}",
-    )
-
-
-def _share_done(report: Mapping[str, Any]) -> float:
-    total: int = report["total_steps"]
-    return report["step"] / total if total else 1.0
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    if seconds < 3600:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"
+def _cut(reason: str) -> str:
+    return " ".join(reason.split())[:REASON_CHARACTERS]

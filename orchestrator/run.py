@@ -40,7 +40,14 @@ def run_study(options: Options, console: Console) -> int:
         for note in selection.notes():
             say(note)
         states = {cell.id: store.cell(cell.id).state() for cell in selection.selected}
-        progress = Progress(console, selection.study.name, states, macs, quiet=options.quiet)
+        progress = Progress(
+            console,
+            selection.study.name,
+            states,
+            macs,
+            driver=store.driver(),
+            quiet=options.quiet,
+        )
         try:
             with progress:
                 compared = _do_stages(selection, options, macs, interrupts, progress, verified)

@@ -29,6 +29,7 @@ class Options:
     dry_run: bool = False
     retry_failed: bool = False
     max_concurrent: int | None = None
+    dashboard: bool = False
     verbose: bool = False
     quiet: bool = False
 

@@ -59,7 +59,7 @@ class Shortages:
         self.record(config, larger, reason)
         if larger is None:
             stored.write_error(f"{reason}\n{_advice(config)}")
-            self.progress.set_state(stored.id, CellState.FAILED)
+            self.progress.fail(stored.id, stored.reason(), str(stored.error_file))
             self.progress.note(f"{stored.id}: failed ({stored.reason()}); see {stored.error_file}")
         else:
             self.progress.set_state(stored.id, CellState.PENDING)
@@ -84,10 +84,12 @@ class Shortages:
         write_sealed_json(stored.path / "memory.json", record)
         stored.append_log({"event": OUT_OF_MEMORY, **short})
         if larger is not None:
-            self.progress.note(
-                f"{stored.id}: out of memory with {_in_words(config)}; "
+            told = (
+                f"out of memory with {_in_words(config)}; "
                 f"going on from its last state with {_in_words(larger)}"
             )
+            self.progress.retry(stored.id, told)
+            self.progress.note(f"{stored.id}: {told}")
 
     def _record(self, cell_id: str) -> list[dict[str, Any]]:
         try:

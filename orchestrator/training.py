@@ -70,24 +70,23 @@ class Training:
             on_tick: Called over and over while cells train.
         """
         shortages = Shortages(self.store, self.cluster, progress)
-        # A new process imports torch and timm for seconds; on a GPU it is worth that, for a clean
-        # CUDA state.
-        reuses = not self.cluster.gpus
         search = CellSearch(
             cost=lambda config: self.work[config["cell_id"]],
             retries=lambda config: 0 if config["cell_id"] in self.given_up_once else RETRIES,
             stopping=lambda: interrupts.requested,
             room=ray.cluster_resources,
-            ahead=READY_FOR_OLD_PROCESSES if reuses else 1,
+            ahead=READY_FOR_OLD_PROCESSES if self._reuses_actors else 1,
             out_of_memory=shortages.after,
             on_released=lambda cell_id: progress.set_state(cell_id, CellState.PENDING),
             on_given_up=lambda cell_id, teacher: self._give_up(cell_id, teacher, progress),
             max_concurrent=self.max_concurrent,
         )
-        for cell in cells:
+        configs = [shortages.with_share(self.trial_config(cell)) for cell in cells]
+        for cell, config in zip(cells, configs, strict=True):
+            request = FinetuneTrainable.default_resource_request(config)
+            progress.plan(cell.id, request.required_resources)
             if teacher := waits_for(self.store, cell):
                 progress.wait(cell.id, teacher)
-        configs = [shortages.with_share(self.trial_config(cell)) for cell in cells]
         traces = self._tune_folder()
         tuner = tune.Tuner(
             FinetuneTrainable,
@@ -95,7 +94,7 @@ class Training:
             tune_config=tune.TuneConfig(
                 search_alg=search,
                 scheduler=MemoryScheduler(shortages),
-                reuse_actors=reuses,
+                reuse_actors=self._reuses_actors,
                 trial_name_creator=_cell_id,
                 trial_dirname_creator=_cell_id,
             ),
@@ -119,6 +118,12 @@ class Training:
         traces = self.store.path / "tune"
         return traces.absolute() if isinstance(traces, Path) else Path(mkdtemp(prefix="tune-"))
 
+    @property
+    def _reuses_actors(self) -> bool:
+        # A new process imports torch and timm for seconds; on a GPU it is worth that, for a clean
+        # CUDA state.
+        return not self.cluster.gpus
+
     def _give_up(self, cell_id: str, teacher_id: str, progress: Progress) -> None:
         """Declare a cell failed because its teacher has; it has not used up an attempt."""
         stored, teacher = self.store.cell(cell_id), self.store.cell(teacher_id)
@@ -127,7 +132,7 @@ class Training:
             f"not trained, for its teacher {teacher_id} failed (see {teacher.error_file}); "
             f"mend that and type: {command_line('--retry-failed')}"
         )
-        progress.set_state(cell_id, CellState.FAILED)
+        progress.fail(cell_id, stored.reason(), str(stored.error_file))
 
     def trial_config(self, cell: Cell) -> dict[str, Any]:
         """Return the Tune configuration of a cell's trial.
@@ -147,6 +152,7 @@ class Training:
         teacher = self.store.cell(cell.prerequisite).path if cell.prerequisite else None
         return {
             "cell_id": cell.id,
+            "reused": self._reuses_actors,
             # Text: Tune copies and measures whatever numbers it finds in there.
             "cell": cell.model_dump_json(),
             "folder": str(self.store.cell(cell.id).path.absolute()),

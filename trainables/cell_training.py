@@ -118,11 +118,15 @@ class CellTraining:
     def _keep(self, finetuning: Finetuning, report: dict[str, Any]) -> dict[str, Any]:
         """Write what a report leaves in the store; return what it says beside the training's."""
         stopping = self._stopping()
+        began, written = time.perf_counter(), 0
         if report["best_improved"]:
             weights, meta = finetuning.best
-            self._folder.save_best(save_safetensors(weights), meta)
+            best = save_safetensors(weights)
+            self._folder.save_best(best, meta)
+            written += len(best)
         if report["epoch_ended"] or stopping or time.monotonic() > self._checkpoint_due:
-            self._save(finetuning)
+            written += self._save(finetuning)
+        seconds = time.perf_counter() - began
         self._folder.append_log(report)
         if report["finished"]:
             self._folder.write_result(
@@ -131,15 +135,19 @@ class CellTraining:
             )
         return {
             "first_step": self._first_step,
+            "checkpoint_bytes": written,
+            "checkpoint_seconds": seconds,
             "interrupted": stopping,
             "done": report["finished"] or stopping,
         }
 
-    def _save(self, finetuning: Finetuning) -> None:
+    def _save(self, finetuning: Finetuning) -> int:
+        """Save the state to go on from; return its bytes."""
         buffer = io.BytesIO()
         torch.save(finetuning.state_dict(), buffer)
         self._folder.save_last(finetuning.step, buffer.getvalue())
         self._checkpoint_due = time.monotonic() + self._checkpoint_seconds
+        return buffer.tell()
 
     def _stopping(self) -> bool:
         return self._stop_file.exists()

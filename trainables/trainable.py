@@ -19,7 +19,8 @@ class FinetuneTrainable(tune.Trainable):
     """Trains `config["cell"]` in the folder `config["folder"]`.
 
     Config:
-        cell_id: The cell's id, by which the dashboard shows the trial.
+        cell_id: The cell's id, by which Ray's dashboard shows the trial.
+        reused: Whether the process goes on with another cell once this one is trained.
         cell: The cell as JSON.
         folder: The cell's folder in the store, a path or a URI.
         data_root: Folder of the dataset, or None for an embedded one.
@@ -43,7 +44,7 @@ class FinetuneTrainable(tune.Trainable):
 
     def setup(self, config: dict[str, Any]) -> None:
         """Note what to train; the first step opens it."""
-        self._cell_id = config["cell_id"]
+        self._cell_id, self._reused = config["cell_id"], config["reused"]
         self._stop_file = StopFile(config["stop_file"])
         self._training = self._open(config)
         self._under_way = False
@@ -94,4 +95,5 @@ class FinetuneTrainable(tune.Trainable):
         self._training.close()
 
     def __repr__(self) -> str:
-        return getattr(self, "_cell_id", type(self).__name__)
+        # Ray asks once, as the process begins.
+        return f"{self._cell_id} and later cells" if self._reused else self._cell_id

@@ -49,7 +49,9 @@ def shortages(tmp_path):
     store = Store(tmp_path)
     store.cell(CELL.id).describe(CELL)
     with (tmp_path / "console").open("w") as file:
-        progress = Progress(Console(file=file, width=300), "study", {}, {})
+        progress = Progress(
+            Console(file=file, width=300), "study", {CELL.id: CellState.PENDING}, {}
+        )
         yield Shortages(store, Cluster("here", 10.0, 2.0, nodes), progress)
 
 

@@ -80,7 +80,7 @@ def test_status_cells_and_dry_run_say_who_is_waited_for(created, capsys, monkeyp
         main(["status", storage])
     printed = capsys.readouterr().out
     assert "2 cells: 1 waiting, 1 pending" in printed
-    assert f"waiting for {teacher}: 1 cells" in printed
+    assert f"1 waiting for {teacher}" in printed
 
 
 def test_a_failed_teacher_fails_its_student_and_retrying_mends_both(tmp_path, launch_study):

@@ -23,6 +23,7 @@ def start(tmp_path, image_folder):
         return FinetuneTrainable(
             {
                 "cell_id": cell.id,
+                "reused": False,
                 "cell": cell.model_dump_json(),
                 "folder": str(tmp_path / "cell"),
                 "data_root": str(image_folder),
