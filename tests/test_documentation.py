@@ -16,6 +16,7 @@ import yaml
 import reduction
 from analysis.tables import SCHEMAS
 from orchestrator.cli import app
+from orchestrator.metrics import METRICS
 from orchestrator.study import SHIPPED, Grid, Resources, Study
 from reduction import methods
 from trainables import cell_data
@@ -111,6 +112,14 @@ def test_datasets_and_shipped_studies_are_documented():
 def test_every_table_is_documented():
     text = (ROOT / "docs/tables.md").read_text()
     assert re.findall(r"^## (\w+)$", text, flags=re.MULTILINE) == list(SCHEMAS)
+
+
+def test_every_metric_for_prometheus_is_documented():
+    table = documented(section("docs/watching.md", "## Prometheus"), "metric")
+    described = {name: (row["type"], code(row["tags"])) for name, row in table.items()}
+    assert described == {
+        metric.name: (metric.kind, ["study", *filter(None, [metric.tag])]) for metric in METRICS
+    }
 
 
 @pytest.mark.parametrize("table", SCHEMAS)
