@@ -21,6 +21,7 @@ from orchestrator.selection import Options, Selection
 from orchestrator.status import Activity, keep_status
 from orchestrator.store import CellState, StoredCell
 from orchestrator.tasks import evaluate_cell
+from orchestrator.tracking.following import tracked
 from orchestrator.training import TEACHER_FAILED, Training
 from orchestrator.verified import Verified
 from orchestrator.work import Work, stored_cells
@@ -51,14 +52,15 @@ class Launch:
 
     def go(self, address: str | None) -> bool:
         """Connect to the Ray at `address`, do what is left; tell whether comparing succeeded."""
-        options = self.options
+        options, selection = self.options, self.selection
         with (
+            tracked(self.progress, selection.store, selection.study.name),
             connected(address, verbose=options.verbose, dashboard=options.dashboard) as cluster,
             head_watched(lambda: self._head_lost(cluster)),
             self._watched(),
         ):
             self.interrupts.listen()
-            self.progress.note(f"{self.selection.study.name}: running on {cluster}")
+            self.progress.note(f"{selection.study.name}: running on {cluster}")
             if cluster.dashboard:
                 self.progress.note(f"Ray's dashboard: {cluster.dashboard} {TOKEN_HINT}")
                 self.progress.note(f"metrics for Prometheus: {cluster.metrics}")

@@ -22,6 +22,7 @@ from orchestrator.status import (
 from orchestrator.status_view import Screen
 from orchestrator.store import CellState
 from orchestrator.time_left import Left, Measured, time_left
+from orchestrator.tracking.tracker import Tracker
 
 SINK_SHARE = 0.005
 """A sink takes no more of the driver's time, however slow it is."""
@@ -105,6 +106,7 @@ class Progress:
         self._launch = LaunchFacts(began=time.time(), seconds=0.0)
         self._started = time.monotonic()
         self.sinks: list[Sink] = []
+        self._trackers: list[Tracker] = []
         self.cluster: Callable[[], ClusterFacts | None] = lambda: None
         """Tells what there is to run on at the moment."""
 
@@ -118,6 +120,10 @@ class Progress:
     def stop(self) -> None:
         """End the live view and leave the terminal as it was."""
         self._screen.stop()
+
+    def follow(self, tracker: Tracker) -> None:
+        """Let a tracker know of all states and reports from now on."""
+        self._trackers.append(tracker)
 
     def note(self, text: str) -> None:
         """Print a line that stays."""
@@ -149,6 +155,8 @@ class Progress:
         cell.spent, cell.began = cell.seconds(time.monotonic()), None
         cell.state, cell.waits_for, cell.report = str(state), None, None
         self._failed.pop(cell_id, None)
+        for tracker in self._trackers:
+            tracker.changed(cell_id, state)
 
     def wait(self, cell_id: str, prerequisite: str) -> None:
         """Record that a cell waits until another one is trained."""
@@ -182,6 +190,8 @@ class Progress:
             checkpoint_bytes=report.get("checkpoint_bytes", 0),
             checkpoint_seconds=report.get("checkpoint_seconds", 0.0),
         )
+        for tracker in self._trackers:
+            tracker.reported(cell_id, report)
 
     def tick(self) -> None:
         """Draw and publish what is due."""

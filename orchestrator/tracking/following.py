@@ -1,0 +1,28 @@
+"""Which trackers follow a launch."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from orchestrator.progress import Progress
+from orchestrator.store import Store
+from orchestrator.tracking.cell_logs import CellLogs
+from orchestrator.tracking.wandb_settings import wandb_settings
+from orchestrator.tracking.wandb_tracker import WandbTracker
+
+
+@contextmanager
+def tracked(progress: Progress, store: Store, study: str) -> Iterator[None]:
+    """Let trackers follow the progress of a study: logs in the store, and W&B where asked for.
+
+    Raises:
+        UserError: The variables ask W&B for what it does not have.
+    """
+    settings = wandb_settings(os.environ, store.path)
+    progress.follow(CellLogs(store, progress.note))
+    if settings is None:
+        yield
+    else:
+        with WandbTracker(settings, store, study, progress.note) as tracker:
+            progress.follow(tracker)
+            yield
