@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from ray.tune.logger import CSVLoggerCallback, TBXLoggerCallback
 from ray.tune.result import TRAINING_ITERATION
@@ -32,6 +32,8 @@ TABLE = "progress.csv"
 class CellLogs:
     """Keeps the logs of all cells; a storage that cannot be written costs logs, never a cell.
 
+    A context manager, which in the end closes whatever is still open.
+
     Args:
         store: The study's store.
         note: Told once if the logs cannot be written.
@@ -43,6 +45,13 @@ class CellLogs:
         self._told = False
         self._open: dict[str, _CellLog] = {}
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *unused: object) -> None:
+        for cell_id in list(self._open):
+            self._end(cell_id)
+
     def reported(self, cell_id: str, report: Mapping[str, Any]) -> None:
         """Append a report; the first of a trial and one that goes back begin the logs anew."""
         if metrics_of(report) is None:
@@ -52,24 +61,25 @@ class CellLogs:
             if log is None or report["step"] <= log.step:
                 self._end(cell_id)
                 log = self._open[cell_id] = _CellLog(self._store.cell(cell_id))
+                log.begin()
             if report["step"] > log.step:
                 log.append({**report, "time": time.time()})
         except OSError as error:
-            self._lose(cell_id, error)
+            self._tell(cell_id, error)
+            self._end(cell_id)
 
     def changed(self, cell_id: str, state: str) -> None:
         """End the logs of a cell that does not train any more, or begins to train again."""
-        try:
-            self._end(cell_id)
-        except OSError as error:
-            self._lose(cell_id, error)
+        self._end(cell_id)
 
     def _end(self, cell_id: str) -> None:
-        if log := self._open.pop(cell_id, None):
-            log.end()
+        try:
+            if log := self._open.pop(cell_id, None):
+                log.end()
+        except OSError as error:
+            self._tell(cell_id, error)
 
-    def _lose(self, cell_id: str, error: OSError) -> None:
-        self._open.pop(cell_id, None)
+    def _tell(self, cell_id: str, error: OSError) -> None:
         if not self._told:
             self._told = True
             self._note(f"{cell_id}: TensorBoard and CSV logs cannot be written: {error}")
@@ -91,15 +101,19 @@ class _CellLog:
     """The two files of a cell, from its first report to its last."""
 
     def __init__(self, stored: StoredCell) -> None:
-        for old in (*stored.path.glob(EVENTS), stored.path / TABLE):
-            old.unlink(missing_ok=True)
-        self.step = -1
-        """Of the newest report that was logged."""
+        self._stored = stored
         hyperparameters = flatten_dict(stored.cell().model_dump(mode="json"), delimiter="/")
         plain = {name: _plain(value) for name, value in hyperparameters.items()}
         self._trial = _LoggedTrial(stored.path, plain)
         self._loggers = (_EventsLogger(), CSVLoggerCallback())
-        for report in curve(stored.log()):
+        self.step = -1
+        """Of the newest report that was logged."""
+
+    def begin(self) -> None:
+        """Write what the cell's log has instead of what the files had."""
+        for old in (*self._stored.path.glob(EVENTS), self._stored.path / TABLE):
+            old.unlink(missing_ok=True)
+        for report in curve(self._stored.log()):
             self.append(report)
 
     def append(self, report: Mapping[str, Any]) -> None:

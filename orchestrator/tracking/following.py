@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from orchestrator.progress import Progress
 from orchestrator.store import Store
@@ -19,10 +19,9 @@ def tracked(progress: Progress, store: Store, study: str) -> Iterator[None]:
         UserError: The variables ask W&B for what it does not have.
     """
     settings = wandb_settings(os.environ, store.path)
-    progress.follow(CellLogs(store, progress.note))
-    if settings is None:
+    with ExitStack() as stack:
+        progress.follow(stack.enter_context(CellLogs(store, progress.note)))
+        if settings:
+            runs = WandbTracker(settings, store, study, progress.note)
+            progress.follow(stack.enter_context(runs))
         yield
-    else:
-        with WandbTracker(settings, store, study, progress.note) as tracker:
-            progress.follow(tracker)
-            yield

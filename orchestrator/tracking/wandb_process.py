@@ -21,9 +21,6 @@ import wandb
 from orchestrator.store import CellState, Store, StoredCell
 from orchestrator.tracking.tracker import curve, metrics_of
 
-INIT_SECONDS = 20.0
-FINISH_SECONDS = 30.0
-"""How long one run may take to send what is left of it."""
 FINISHING_AT_ONCE = 16
 LAST_STEP = "last-step"
 """File in W&B's folder of a run: the newest step that was logged there."""
@@ -155,16 +152,17 @@ class Publisher:
         except Exception as error:  # Whatever it is, the study goes on.
             if not self._incomplete:
                 self._incomplete = True
-                folder = Path(self._opening["folder"], "wandb")
-                say(
-                    f"{first_line(error)}; send the rest with: wandb sync --include-online {folder}"
-                )
+                say(f"{first_line(error)} Send the rest with: {self._sync} --include-online")
 
     def _give_up(self, error: Exception) -> None:
         """Go on offline, where even that fails without W&B."""
         if self._mode == "online":
             self._mode = "offline"
             say(f"{first_line(error)}; going on offline, send it later with: {self._sync}")
+            self.end()
+            # Only a new service takes the ids of runs that could not be opened.
+            wandb.teardown()
+            self._finishing = ThreadPoolExecutor(FINISHING_AT_ONCE)
         elif self._mode == "offline":
             self._mode = None
             self._runs.clear()
@@ -204,9 +202,7 @@ def _settings() -> wandb.Settings:
         console="off",
         disable_code=True,
         disable_git=True,
-        finish_timeout=FINISH_SECONDS,
         finish_timeout_raises=True,
-        init_timeout=INIT_SECONDS,
         silent=True,
         x_disable_machine_info=True,
         x_disable_meta=True,

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
@@ -26,6 +27,8 @@ TELLING = 3.0
 """Seconds of these after which the user is told."""
 ENDS = (CellState.DONE, CellState.TRAINED, CellState.FAILED, CellState.INTERRUPTED)
 OF_REPORT = ("step", "epoch_ended", *METRICS)
+LIMITS = {"WANDB_INIT_TIMEOUT": "20", "WANDB_FINISH_TIMEOUT": "30"}
+"""Seconds that W&B may take to open a run and to send what is left of it, unless set."""
 FOREIGN = ("WANDB_RESUME", "WANDB_RUN_ID", "WANDB_SERVICE", "WANDB_SWEEP_ID")
 """What would make W&B take a cell for a part of some other run."""
 
@@ -45,7 +48,7 @@ class WandbTracker:
     ) -> None:
         self._settings = settings
         self._note = note
-        self._messages: queue.Queue[dict[str, Any] | None] = queue.Queue(WAITING_MESSAGES)
+        self._messages: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
         self._behind = False
         record = {name: store.read_study()[name] for name in ("versions", "git_commit")}
         self._messages.put(
@@ -97,24 +100,22 @@ class WandbTracker:
             self._send({"cell": cell_id, "state": str(state)})
 
     def _send(self, message: dict[str, Any] | None) -> None:
-        try:
-            self._messages.put_nowait(message)
-        except queue.Full:
-            if not self._behind:
-                self._behind = True
-                self._note("W&B: too slow for this study; reports are left out there")
+        if message is None or self._messages.qsize() < WAITING_MESSAGES:
+            self._messages.put(message)
+        elif not self._behind:
+            self._behind = True
+            self._note("W&B: too slow for this study; reports are left out there")
 
     def _feed(self) -> None:
         """Write messages to the process, for which only this thread waits."""
         stdin = self._process.stdin
         assert stdin is not None
-        try:
+        with suppress(OSError):  # It has ended, which the other thread tells.
             while message := self._messages.get():
                 stdin.write(json.dumps(message) + "\n")
                 stdin.flush()
+        with suppress(OSError):
             stdin.close()
-        except OSError:
-            ...  # It has ended, which the other thread tells.
 
     def _hear(self) -> None:
         """Pass on what the process says."""
@@ -134,10 +135,8 @@ class WandbTracker:
             try:
                 self._process.wait(PATIENCE - TELLING)
             except subprocess.TimeoutExpired:
-                folder = self._settings.folder / "wandb"
-                self._note(
-                    f"W&B: not all is sent; go on with: wandb sync --include-online {folder}"
-                )
+                sync = f"wandb sync {self._settings.folder / 'wandb'} --include-online"
+                self._note(f"W&B: not all is sent. Send the rest with: {sync}")
 
 
 def _token(store: Store) -> str:
@@ -157,4 +156,5 @@ def _environment() -> dict[str, str]:
     """Return the variables of the process: this one's, but silent and about nothing else."""
     kept = {name: value for name, value in os.environ.items() if name not in FOREIGN}
     path = os.pathsep.join(filter(None, (str(Path(__file__).parents[2]), kept.get("PYTHONPATH"))))
-    return kept | {"PYTHONPATH": path, "WANDB_SILENT": "true", "WANDB_ERROR_REPORTING": "false"}
+    silent = {"PYTHONPATH": path, "WANDB_SILENT": "true", "WANDB_ERROR_REPORTING": "false"}
+    return LIMITS | kept | silent

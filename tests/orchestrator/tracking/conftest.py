@@ -1,0 +1,55 @@
+"""A study whose cells report what a test says, without any training."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from reports import report
+
+from orchestrator.store import CellState, Store
+from orchestrator.tracking.tracker import Tracker
+from trainables.cell import Cell
+from trainables.files import write_sealed_json
+from trainables.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class MadeUpStudy:
+    """A store with two cells, and how they would be trained."""
+
+    store: Store
+    cells: tuple[str, str]
+
+    def train(self, tracker: Tracker, cell_id: str, *steps: int) -> None:
+        """Report at some steps, as a worker and then Tune would."""
+        for step in steps:
+            self.store.cell(cell_id).append_log(report(step))
+            tracker.reported(cell_id, report(step) | {"first_step": 0, "pid": 1, "config": {}})
+
+    def evaluate(self, tracker: Tracker, cell_id: str) -> None:
+        """End a cell well."""
+        write_sealed_json(self.store.cell(cell_id).path / "result.json", {"accuracy": 3.0})
+        metrics = {"top1": 3.5, "tokens": {"3": 16}}
+        record = {"metrics": metrics, "artifacts": {}}
+        write_sealed_json(self.store.cell(cell_id).path / "eval.json", record)
+        tracker.changed(cell_id, CellState.DONE)
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> MadeUpStudy:
+    """Return a study that nobody has run yet."""
+    store = Store(tmp_path / "made_up")
+    cells = [
+        Cell(
+            dataset="digits",
+            method=method,
+            capacity="tiny",
+            keep_rate=0.5,
+            reduction_loc=(3, 6, 9),
+            recipe=Recipe(epochs=3, warmup_epochs=1),
+        )
+        for method in ("topk", "tome")
+    ]
+    document = {"name": "made_up", "versions": {"python": "3"}, "git_commit": "abc"}
+    store.create(document, cells)
+    return MadeUpStudy(store, (cells[0].id, cells[1].id))
