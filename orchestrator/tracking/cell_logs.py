@@ -4,15 +4,19 @@
             progress.csv             one row a report
 
 Both are written anew, from the cell's log, when a trial of the cell begins to report, and are
-appended to after that: one file and one curve, however often the cell was interrupted.
+appended to after that: one file and one curve, however often the cell was interrupted. An object
+store cannot be appended to: it gets both files anew every minute and when the trial ends.
 """
 
 import json
+import math
+import shutil
 import struct
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any, Self
 
 from ray.tune.logger import CSVLoggerCallback, TBXLoggerCallback
@@ -24,9 +28,12 @@ from tensorboardX.record_writer import masked_crc32c
 
 from orchestrator.store import Store, StoredCell
 from orchestrator.tracking.tracker import curve, metrics_of
+from trainables.files import write_atomic
 
 EVENTS = "events.out.tfevents.*"
 TABLE = "progress.csv"
+PUBLISH_SECONDS = 60.0
+"""How old the files in an object store may be while a cell reports."""
 
 
 class CellLogs:
@@ -64,6 +71,7 @@ class CellLogs:
                 log.begin()
             if report["step"] > log.step:
                 log.append({**report, "time": time.time()})
+            log.publish(PUBLISH_SECONDS)
         except OSError as error:
             self._tell(cell_id, error)
             self._end(cell_id)
@@ -104,7 +112,9 @@ class _CellLog:
         self._stored = stored
         hyperparameters = flatten_dict(stored.cell().model_dump(mode="json"), delimiter="/")
         plain = {name: _plain(value) for name, value in hyperparameters.items()}
-        self._trial = _LoggedTrial(stored.path, plain)
+        self._folder = _folder_for(stored)
+        self._published = -math.inf
+        self._trial = _LoggedTrial(self._folder, plain)
         self._loggers = (_EventsLogger(), CSVLoggerCallback())
         self.step = -1
         """Of the newest report that was logged."""
@@ -123,10 +133,29 @@ class _CellLog:
         for logger in self._loggers:
             logger.log_trial_result(self.step, self._trial, row)
 
+    def publish(self, seconds: float = 0.0) -> None:
+        """Bring the files to an object store, unless that was done so few seconds ago."""
+        stored = self._stored.path
+        if stored == self._folder or time.monotonic() - self._published < seconds:
+            return
+        self._published = time.monotonic()
+        for file in self._folder.iterdir():
+            write_atomic(stored / file.name, file.read_bytes())
+
     def end(self) -> None:
         """Add the hyperparameters and close the files."""
         for logger in self._loggers:
             logger.log_trial_end(self._trial)
+        try:
+            self.publish()
+        finally:
+            if self._folder != self._stored.path:
+                shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _folder_for(stored: StoredCell) -> Path:
+    """Return where the files are written: the cell's folder, if it is one."""
+    return stored.path if isinstance(stored.path, Path) else Path(mkdtemp(prefix="tokensweep-"))
 
 
 def _plain(value: Any) -> str | float:

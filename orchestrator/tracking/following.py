@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 from orchestrator.progress import Progress
 from orchestrator.store import Store
@@ -18,7 +19,8 @@ def tracked(progress: Progress, store: Store, study: str) -> Iterator[None]:
     Raises:
         UserError: The variables ask W&B for what it does not have.
     """
-    settings = wandb_settings(os.environ, store.path)
+    folder = store.path if isinstance(store.path, Path) else Path.cwd()
+    settings = wandb_settings(os.environ, folder)
     with ExitStack() as stack:
         progress.follow(stack.enter_context(CellLogs(store, progress.note)))
         if settings:

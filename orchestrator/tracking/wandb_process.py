@@ -20,6 +20,7 @@ import wandb
 
 from orchestrator.store import CellState, Store, StoredCell
 from orchestrator.tracking.tracker import curve, metrics_of
+from trainables.store_path import store_path
 
 FINISHING_AT_ONCE = 16
 LAST_STEP = "last-step"
@@ -99,7 +100,7 @@ class Publisher:
 
     def __init__(self, opening: Mapping[str, Any]) -> None:
         self._opening = opening
-        self._store = Store(Path(opening["store"]))
+        self._store = Store(store_path(opening["store"]))
         self._sync = f"wandb sync {Path(opening['folder'], 'wandb')}"
         self._mode: Mode | None = opening["mode"]
         """None once W&B has failed offline, too."""

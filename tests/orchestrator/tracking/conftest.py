@@ -11,6 +11,7 @@ from orchestrator.tracking.tracker import Tracker
 from trainables.cell import Cell
 from trainables.files import write_sealed_json
 from trainables.recipe import Recipe
+from trainables.store_path import StorePath
 
 
 @dataclass(frozen=True)
@@ -35,10 +36,9 @@ class MadeUpStudy:
         tracker.changed(cell_id, CellState.DONE)
 
 
-@pytest.fixture
-def study(tmp_path: Path) -> MadeUpStudy:
+def made_up(folder: StorePath) -> MadeUpStudy:
     """Return a study that nobody has run yet."""
-    store = Store(tmp_path / "made_up")
+    store = Store(folder / "made_up")
     cells = [
         Cell(
             dataset="digits",
@@ -53,3 +53,15 @@ def study(tmp_path: Path) -> MadeUpStudy:
     document = {"name": "made_up", "versions": {"python": "3"}, "git_commit": "abc"}
     store.create(document, cells)
     return MadeUpStudy(store, (cells[0].id, cells[1].id))
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> MadeUpStudy:
+    """Return a study in a folder."""
+    return made_up(tmp_path)
+
+
+@pytest.fixture
+def study_in_s3(s3_folder: StorePath) -> MadeUpStudy:
+    """Return a study in an object store."""
+    return made_up(s3_folder)

@@ -3,12 +3,13 @@
 import csv
 import json
 import os
+import tempfile
 
 import pytest
 from events_file import hyperparameters, scalars
 from reports import report
 
-from orchestrator.progress import EVALUATING, RUNNING
+from orchestrator.status import Activity
 from orchestrator.store import CellState, Store
 from orchestrator.tracking.cell_logs import EVENTS, TABLE, CellLogs
 from orchestrator.tracking.tracker import curve, metrics_of
@@ -40,8 +41,7 @@ def assert_as_logged(stored):
         assert shown["ray/tune/loss_terms/classification"] == points(
             "loss_terms/classification", reports
         )
-    with (stored.path / TABLE).open() as table:
-        rows = list(csv.DictReader(table))
+    rows = list(csv.DictReader((stored.path / TABLE).read_text().splitlines()))
     assert [int(row["step"]) for row in rows] == [entry["step"] for entry in reports]
     for row, entry in zip(rows, reports, strict=True):
         assert float(row["loss"]) == entry["loss"]
@@ -64,11 +64,11 @@ def logs(study, notes):
 
 def test_every_report_is_in_both_files(study, logs, notes):
     for cell in study.cells:
-        logs.changed(cell, RUNNING)
+        logs.changed(cell, Activity.RUNNING)
     study.train(logs, study.cells[0], 5, 10, 15)
     study.train(logs, study.cells[1], 10, 20, 30)
     for cell in study.cells:
-        logs.changed(cell, EVALUATING)
+        logs.changed(cell, Activity.EVALUATING)
         assert_as_logged(study.store.cell(cell))
     assert notes == []
 
@@ -111,7 +111,7 @@ def test_an_attempt_that_goes_back_replaces_what_it_repeats(study, logs):
 def test_the_cell_is_shown_as_hyperparameters(study, logs):
     cell = study.cells[0]
     study.train(logs, cell, 10)
-    logs.changed(cell, EVALUATING)
+    logs.changed(cell, Activity.EVALUATING)
     (file,) = study.store.cell(cell).path.glob(EVENTS)
     shown = hyperparameters(file)
     assert shown["method"] == "topk"
@@ -149,7 +149,7 @@ def test_a_storage_that_cannot_be_written_is_told_once(study, logs, notes):
         (study.store.cell(cell).path / TABLE).mkdir()
     for cell in study.cells:
         study.train(logs, cell, 10, 20)
-        logs.changed(cell, EVALUATING)
+        logs.changed(cell, Activity.EVALUATING)
     (note,) = notes
     assert note.startswith(f"{study.cells[0]}: TensorBoard and CSV logs cannot be written: ")
 
@@ -161,11 +161,30 @@ def test_ended_cells_keep_no_file_open(study, logs):
     cell = study.cells[0]
     study.train(logs, cell, 10)
     before = open_files()
-    logs.changed(cell, RUNNING)
+    logs.changed(cell, Activity.RUNNING)
     for step in range(11, 31):
         study.train(logs, cell, step)
-        logs.changed(cell, RUNNING)
+        logs.changed(cell, Activity.RUNNING)
     assert open_files() == before - 2  # The two of the first trial, which had not ended.
+
+
+def test_an_object_store_gets_the_files(study_in_s3, notes, tmp_path, monkeypatch):
+    """Soon after the first report, and again as the trial ends; none are left on this machine."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    stored = study_in_s3.store.cell(study_in_s3.cells[0])
+    with CellLogs(study_in_s3.store, notes.append) as logs:
+        study_in_s3.train(logs, stored.id, 5)
+        assert_as_logged(stored)
+        study_in_s3.train(logs, stored.id, 10, 15)
+        (file,) = stored.path.glob(EVENTS)
+        assert scalars(file)["ray/tune/loss"].keys() == {5}
+        logs.changed(stored.id, CellState.INTERRUPTED)
+        assert_as_logged(stored)
+    with CellLogs(study_in_s3.store, notes.append) as logs:
+        study_in_s3.train(logs, stored.id, 12, 20)
+    assert_as_logged(stored)
+    assert notes == []
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_launch_writes_them_for_every_cell(finished):

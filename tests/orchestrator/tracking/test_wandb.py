@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from wandb_server import API_KEY, WandbServer
 
-from orchestrator.progress import EVALUATING, RUNNING
+from orchestrator.status import Activity
 from orchestrator.store import CellState
 from orchestrator.tracking import wandb_tracker
 from orchestrator.tracking.wandb_settings import wandb_settings
@@ -62,14 +62,14 @@ def train_in_two_launches(study, launched, **others):
     first, second = study.cells
     with launched(**others) as tracker:
         for cell in study.cells:
-            tracker.changed(cell, RUNNING)
+            tracker.changed(cell, Activity.RUNNING)
             study.train(tracker, cell, 5, 10, 15)
         study.train(tracker, first, 30)
-        tracker.changed(first, EVALUATING)
+        tracker.changed(first, Activity.EVALUATING)
         study.evaluate(tracker, first)
         tracker.changed(second, CellState.INTERRUPTED)
     with launched(**others) as tracker:
-        tracker.changed(second, RUNNING)
+        tracker.changed(second, Activity.RUNNING)
         study.train(tracker, second, 12, 15, 20, 30)  # It goes on from the state of step 10.
         study.evaluate(tracker, second)
 
