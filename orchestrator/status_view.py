@@ -146,7 +146,8 @@ def _troubles(status: Status) -> list[str]:
 def _table(running: Sequence[RunningCell]) -> Table:
     table = Table(box=None, pad_edge=False)
     for column in ("cell", "epoch", "loss", "metric", "images/s", "data wait", "reserved", "node"):
-        table.add_column(column, justify="left" if column in ("cell", "node") else "right")
+        left = column in ("cell", "node")
+        table.add_column(column, justify="left" if left else "right", overflow="fold")
     for cell in running:
         table.add_row(cell.cell, *_progress(cell), _reserved(cell), cell.node or "")
     return table

@@ -55,3 +55,13 @@ def test_the_interval_covers_four_out_of_five(count):
         widths.append((left.high - left.low) / left.seconds)
     assert covered / 2000 == pytest.approx(0.8, abs=0.04)
     assert np.mean(widths) < {3: 0.9, 10: 0.3, 40: 0.2}[count]
+
+
+def test_the_interval_of_one_long_cell_covers_it_as_often():
+    random = np.random.default_rng(7)
+    covered = 0
+    for _ in range(2000):
+        measured = [Measured(1.0, cost) for cost in random.normal(10.0, 3.0, 6)]
+        left = time_left(measured, [Left(4.0, 1.0)], reserved=8.0)
+        covered += left.low <= 4.0 * random.normal(10.0, 3.0) <= left.high
+    assert covered / 2000 == pytest.approx(0.8, abs=0.04)
