@@ -18,10 +18,8 @@ from trainables.data import open_dataset
 from trainables.data.base import ImageDataset
 from trainables.data.reading import ReadingProgress
 from trainables.host import build_host
+from trainables.macs import training_macs_an_image
 from trainables.teacher import check_distillation
-
-TRAINING_PASSES = 3
-"""A backward pass costs about two forward passes."""
 
 
 def preflight(selection: Selection, options: Options, console: Console) -> dict[str, float]:
@@ -81,15 +79,8 @@ def training_macs(
         except (TypeError, ValueError, OSError) as error:
             raise UserError(f"cell {cell.id}: {error}") from error
         passes = cell.recipe.epochs * len(dataset.train)
-        macs[cell.id] = passes * _macs_an_image(cell, host, model)
+        macs[cell.id] = passes * training_macs_an_image(cell, host, model)
     return macs
-
-
-def _macs_an_image(cell: Cell, host: VisionTransformer, model: ReducedVisionTransformer) -> float:
-    masks = any(stage.masks_in_training for stage in model.stages)
-    trained = host if masks else model  # What is masked is not dropped yet.
-    taught = reduction.flops(host).macs if cell.recipe.distillation != "none" else 0
-    return TRAINING_PASSES * reduction.flops(trained).macs + taught
 
 
 def _open(

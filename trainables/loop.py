@@ -25,6 +25,7 @@ from trainables.cell import Cell
 from trainables.cell_data import CellData
 from trainables.data.loader import stream_seed
 from trainables.device_batches import DeviceBatches
+from trainables.distillation import Teacher
 from trainables.finite import require_finite
 from trainables.host import build_model
 from trainables.losses import LossTerms, build_mixup
@@ -99,14 +100,21 @@ class Finetuning:
         self._lr: float | None = None
         self._batches: DeviceBatches | None = None
         self._spent = {"seconds": 0.0, "waited": 0.0}
-        self.data = CellData(cell, data_root, host_weights, index_folder, ranks)
+        self.data = self._open_data(data_root, host_weights, index_folder)
         self._selection = Selection(self.data, cell.recipe.batch_size, ranks)
         self._preparing = self.data.prepare_training()
         self._steps_per_epoch = math.ceil(self.data.batches_per_epoch / cell.recipe.accumulation)
         self.total_steps = self._steps_per_epoch * cell.recipe.epochs
         self._set_up_training(host_weights)
-        dataset = self.data.dataset
-        self._teacher = load_teacher(cell, self.model, dataset, teacher_folder, host_weights)
+        self._teacher = self._find_teacher(teacher_folder, host_weights)
+
+    def _open_data(
+        self, data_root: Path | None, host_weights: Path | None, index_folder: Path | None
+    ) -> CellData:
+        return CellData(self.cell, data_root, host_weights, index_folder, self._ranks)
+
+    def _find_teacher(self, folder: Path | None, host_weights: Path | None) -> Teacher | None:
+        return load_teacher(self.cell, self.model, self.data.dataset, folder, host_weights)
 
     def _set_up_training(self, host_weights: Path | None) -> None:
         recipe, dataset = self.cell.recipe, self.data.dataset

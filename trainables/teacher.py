@@ -55,6 +55,32 @@ def load_teacher(
     else:
         network = pretrained_teacher(cell, num_classes, weights)
     _check_patches(cell, student, network)
+    return _teaching(cell, student, network)
+
+
+def untrained_teacher(
+    cell: Cell, student: ReducedVisionTransformer, num_classes: int, weights: Path | None = None
+) -> Teacher | None:
+    """Return a teacher of the shape that `load_teacher` would return, its weights random.
+
+    Args:
+        cell: Says who it is.
+        student: The cell's model.
+        num_classes: That both tell apart.
+        weights: Folder of pretrained weights, whose configurations say what they are.
+    """
+    if cell.recipe.distillation == "none":
+        return None
+    if cell.recipe.taught_by_baseline:
+        baseline = cell.model_copy(update={"method": "deit", "keep_rate": 1.0, "options": {}})
+        network: nn.Module = build_model(baseline, num_classes, pretrained=False, weights=weights)
+    else:
+        network = pretrained_teacher(cell, num_classes, weights, pretrained=False)
+    return _teaching(cell, student, network)
+
+
+def _teaching(cell: Cell, student: ReducedVisionTransformer, network: nn.Module) -> Teacher:
+    """Return a network as a cell's teacher, on the student's device."""
     by_patches = cell.recipe.distillation == "dynamicvit"
     if not by_patches:
         student.set_distilled_training(True)

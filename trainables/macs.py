@@ -1,0 +1,26 @@
+"""The multiply-accumulates that a cell's training takes, from the shapes of its models alone."""
+
+from timm.models import VisionTransformer
+
+import reduction
+from reduction.model import ReducedVisionTransformer
+from trainables.cell import Cell
+
+TRAINING_PASSES = 3
+"""A backward pass costs about two forward passes."""
+
+
+def training_macs_an_image(
+    cell: Cell, host: VisionTransformer, model: ReducedVisionTransformer
+) -> float:
+    """Return what a cell's training computes for each image.
+
+    Args:
+        cell: What is trained; a teacher counts as one unreduced host.
+        host: Its host before the reduction, on any device.
+        model: Its model, on any device.
+    """
+    masks = any(stage.masks_in_training for stage in model.stages)
+    trained = host if masks else model  # What is masked is not dropped yet.
+    taught = reduction.flops(host).macs if cell.recipe.distillation != "none" else 0
+    return TRAINING_PASSES * reduction.flops(trained).macs + taught
