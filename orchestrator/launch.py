@@ -7,10 +7,12 @@ from functools import partial
 
 import ray
 
+from orchestrator.calibrating import Calibrating, Calibrations
 from orchestrator.cluster import Cluster, connected
 from orchestrator.command import command_line
 from orchestrator.comparing import ComparisonError, write_tables
 from orchestrator.datasets import dataset_root
+from orchestrator.expected import expected
 from orchestrator.head_watch import head_watched
 from orchestrator.interrupts import Interrupts
 from orchestrator.lane import Lane
@@ -18,6 +20,7 @@ from orchestrator.metrics import StudyMetrics
 from orchestrator.nodes import Nodes
 from orchestrator.progress import Progress, Sink
 from orchestrator.selection import Options, Selection
+from orchestrator.sharing import Hardware, Reserved
 from orchestrator.status import Activity, keep_status
 from orchestrator.store import CellState, StoredCell
 from orchestrator.tasks import evaluate_cell
@@ -64,7 +67,10 @@ class Launch:
             if cluster.dashboard:
                 self.progress.note(f"Ray's dashboard: {cluster.dashboard} {TOKEN_HINT}")
                 self.progress.note(f"metrics for Prometheus: {cluster.metrics}")
-            gpu = self._evaluation_gpu(cluster)
+            reserved = self._reserved()
+            if self.interrupts.requested:
+                return True
+            gpu = max((share.gpu for share in reserved.values()), default=0.0)
             evaluate = ray.remote(
                 num_cpus=0,
                 num_gpus=gpu,
@@ -79,7 +85,7 @@ class Launch:
             for cell in self.work.evaluate:
                 self._evaluate(cell.id, bool(gpu))
             if self.work.train and not self.interrupts.requested:
-                self._train(cluster, bool(gpu))
+                self._train(cluster, reserved)
             self._finish_evaluations()
             if self.work.compare and not self.interrupts.requested:
                 return self._compare(cluster)
@@ -107,8 +113,26 @@ class Launch:
             self.progress.cluster = nodes.last
             self.progress.close_sinks()
 
-    def _train(self, cluster: Cluster, on_gpu: bool) -> None:
+    def _reserved(self) -> dict[str, Reserved]:
+        """Return what each cell reserves, by id; calibrate where that is left to a calibration."""
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        return Calibrating(
+            study=self.selection.study,
+            hardware=Hardware.of(nodes),
+            known=Calibrations(self.selection.store.calibrations),
+            weights=self.options.weights,
+            progress=self.progress,
+            stopping=lambda: self.interrupts.requested,
+        ).reserved([*self.work.train, *self.work.evaluate])
+
+    def _train(self, cluster: Cluster, reserved: dict[str, Reserved]) -> None:
         store = self.selection.store
+        on_gpu = any(share.gpu for share in reserved.values())
+        seconds = expected(self.selection, self.work.train, self.macs)
+        # Where cells share a GPU, what they take of it counts.
+        self.progress.expect(
+            {cell: s * (reserved[cell].gpu or reserved[cell].cpu) for cell, s in seconds.items()}
+        )
         failed = [cell.id for cell in self.work.train if _has_failed(store.cell(cell.id))]
         if self.options.retry_failed:
             for cell_id in failed:
@@ -116,10 +140,11 @@ class Launch:
         Training(
             store=store,
             cluster=cluster,
-            study=self.selection.study,
+            reserved=reserved,
+            seconds=seconds,
+            macs=self.macs,
             data=self.options.data,
             weights=self.options.weights,
-            work=self.macs,
             given_up_once=frozenset() if self.options.retry_failed else frozenset(failed),
             max_concurrent=self.options.max_concurrent,
         ).run(
@@ -177,11 +202,6 @@ class Launch:
             self.progress.note(f"{error}; the tables stay as they were")
             return False
         return True
-
-    def _evaluation_gpu(self, cluster: Cluster) -> float:
-        study = self.selection.study
-        wanted = max(study.reserved(cell.capacity).gpu for cell in self.selection.selected)
-        return wanted if cluster.gpus else 0.0
 
     def _stored(self, cell_id: str) -> StoredCell:
         return self.selection.store.cell(cell_id)

@@ -2,11 +2,18 @@
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 from rich.table import Table
 
+from orchestrator.calibrating import Calibrations, in_numbers, kind_of
+from orchestrator.expected import (
+    ASSUMED_MACS_PER_SECOND,
+    Rates,
+    calibrated_rates,
+    expected_seconds,
+)
 from orchestrator.selection import Options, Selection
 from orchestrator.status import (
     UNTRAINED,
@@ -17,11 +24,8 @@ from orchestrator.status import (
     last_status,
 )
 from orchestrator.store import CellState, Store, StoredCell, waits_for
+from orchestrator.study import AUTO
 from trainables.cell import Cell
-
-ASSUMED_MACS_PER_SECOND = 5e13
-"""Sustained multiply-accumulates of one data-centre GPU in mixed precision: an assumption, used
-only while no cell of the study has been measured."""
 
 
 def read_status(store: Store) -> Status:
@@ -99,6 +103,7 @@ def describe(selection: Selection, options: Options, console: Console) -> None:
     from orchestrator.preflight import preflight  # Imports torch and timm.
 
     cells = selection.selected
+    calibrations = Calibrations(selection.store.calibrations)
     table = Table(box=None, pad_edge=False)
     for column in ("cell", "dataset", "method", "capacity", "keep rate", "reserves", "state"):
         table.add_column(column, overflow="fold")
@@ -109,7 +114,7 @@ def describe(selection: Selection, options: Options, console: Console) -> None:
             cell.method,
             cell.capacity,
             f"{cell.keep_rate:g}",
-            str(selection.study.reserved(cell.capacity)),
+            _reserves(selection, cell, calibrations),
             _state_in_words(selection.store, cell, selection.stored(cell).state()),
         )
     console.print(table)
@@ -119,12 +124,28 @@ def describe(selection: Selection, options: Options, console: Console) -> None:
     macs = preflight(selection, options, console)
     for note in selection.notes():
         console.print(note, highlight=False, soft_wrap=True)
-    hours = sum(macs.values()) / ASSUMED_MACS_PER_SECOND / 3600
-    console.print(
-        f"left to train: {sum(macs.values()):.3g} multiply-accumulates, about {hours:.2g} GPU "
-        f"hours at an assumed {ASSUMED_MACS_PER_SECOND:.0e} a second and GPU",
-        highlight=False,
-    )
+    left = [cell for cell in cells if cell.id in macs]
+    console.print(_hours(macs, left, calibrated_rates(calibrations, left)), highlight=False)
+
+
+def _reserves(selection: Selection, cell: Cell, calibrations: Calibrations) -> str:
+    """Return what a cell asks for and, of what it leaves to a calibration, what is known."""
+    wanted = selection.study.reserved(cell.capacity)
+    if AUTO not in (wanted.cpu, wanted.gpu):
+        return str(wanted)
+    known = {record["kind"]["device"]: record for record in calibrations.of_all_devices(cell)}
+    found = [f"{device}: {in_numbers(record)}" for device, record in known.items()]
+    return f"{wanted} ({'; '.join(found) or 'not calibrated yet'})"
+
+
+def _hours(macs: Mapping[str, float], cells: Sequence[Cell], calibrated: Rates) -> str:
+    """Return how long the cells would take with a whole GPU each, one after the other."""
+    hours = sum(expected_seconds(macs, cells, {}, calibrated).values()) / 3600
+    at = f"an assumed {ASSUMED_MACS_PER_SECOND:.0e} a second and GPU"
+    if calibrated:
+        at = f"the speed measured of {len(calibrated)} of {len(set(map(kind_of, cells)))} kinds"
+    work = f"{sum(macs.values()):.3g} multiply-accumulates"
+    return f"left to train: {work}, about {hours:.2g} GPU hours at {at}"
 
 
 def _reached(cell: StoredCell, best_accuracy: float | None) -> str:

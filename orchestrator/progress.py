@@ -129,6 +129,11 @@ class Progress:
         """Print a line that stays."""
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
+    def expect(self, work: Mapping[str, float]) -> None:
+        """Take better figures of the training work of cells, before any of them trains."""
+        for cell_id, expected in work.items():
+            self._cells[cell_id].work = expected
+
     def plan(self, cell_id: str, resources: Mapping[str, float]) -> None:
         """Record that a cell is to be trained, and what its workers together are to reserve.
 

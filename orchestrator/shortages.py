@@ -14,7 +14,7 @@ from orchestrator.observer import last_line, reason_of
 from orchestrator.progress import Progress
 from orchestrator.release import Config
 from orchestrator.store import CellState, Store
-from orchestrator.study import Resources
+from orchestrator.study import in_words
 from trainables.cell import Cell
 from trainables.files import DamagedFileError, read_sealed_json, write_sealed_json
 from trainables.trainable import FinetuneTrainable
@@ -126,7 +126,7 @@ def _reserved(config: Config) -> dict[str, Any]:
 
 
 def _in_words(config: Config) -> str:
-    return str(Resources(**_reserved(config)))
+    return in_words(**_reserved(config))
 
 
 def _advice(config: Config) -> str:

@@ -71,6 +71,11 @@ class Store:
         return storage / "datasets" if isinstance(storage, Path) else cache_folder() / "datasets"
 
     @property
+    def calibrations(self) -> StorePath:
+        """The folder of what cells were measured to take, which all studies of a storage share."""
+        return self.path.parent / "calibration"
+
+    @property
     def tables(self) -> StorePath:
         """Folder of the Parquet tables."""
         return self.path / "tables"

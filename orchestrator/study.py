@@ -7,10 +7,18 @@ import itertools
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from orchestrator.errors import UserError, describe, not_one_of
 from reduction import METHODS
@@ -50,25 +58,49 @@ class Grid(StrictModel):
     recipe: str = ""
 
 
-class Resources(StrictModel):
-    """What a trial of one capacity reserves."""
+AUTO: Literal["auto"] = "auto"
+Amount = float | Literal["auto"]
 
-    cpu: Annotated[float, Field(gt=0)] = 1.0
+
+class Resources(StrictModel):
+    """What a trial of one capacity asks for; `auto` leaves it to a calibration."""
+
+    cpu: Amount = 1.0
     """CPU cores a worker; whole ones are also the threads that torch uses."""
-    gpu: Annotated[float, Field(ge=0, le=1)] = 1.0
+    gpu: Amount = 1.0
     """GPU of a worker, or a share of one; without any GPU in the cluster cells run on CPUs."""
     workers: Annotated[int, Field(ge=1)] = 1
     """Processes that train the cell together."""
 
+    @field_validator("cpu", "gpu", mode="plain")
+    @classmethod
+    def _is_an_amount(cls, value: Any, info: ValidationInfo) -> Amount:
+        if value == AUTO:
+            return AUTO
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if info.field_name == "gpu" and not (number and 0 <= value <= 1):
+            raise ValueError("must be a number from 0 to 1, or auto")
+        if info.field_name == "cpu" and not (number and value > 0):
+            raise ValueError("must be a number above 0, or auto")
+        return float(value)
+
     @model_validator(mode="after")
     def _workers_have_whole_gpus(self) -> Self:
         if self.workers > 1 and self.gpu not in (0, 1):
-            raise ValueError(f"gpu is {self.gpu:g}, but must be 0 or 1 with several workers")
+            raise ValueError(f"gpu is {self.gpu}, but must be 0 or 1 with several workers")
+        if self.workers > 1 and self.cpu == AUTO:
+            raise ValueError("cpu is auto, but must be a number with several workers")
         return self
 
     def __str__(self) -> str:
-        each = f"{self.cpu:g} CPU, {self.gpu:g} GPU"
-        return each if self.workers == 1 else f"{self.workers} x ({each})"
+        return in_words(self.cpu, self.gpu, self.workers)
+
+
+def in_words(cpu: Amount, gpu: Amount, workers: int) -> str:
+    """Return what a cell reserves, such as `2 x (8 CPU, 1 GPU)`."""
+    cpus, gpus = (x if isinstance(x, str) else f"{x:g}" for x in (cpu, gpu))
+    each = f"{cpus} CPU, {gpus} GPU"
+    return each if workers == 1 else f"{workers} x ({each})"
 
 
 class Study(StrictModel):

@@ -3,7 +3,7 @@
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
@@ -20,9 +20,9 @@ from orchestrator.interrupts import Interrupts
 from orchestrator.observer import TrialObserver
 from orchestrator.progress import Progress
 from orchestrator.search import CellSearch
+from orchestrator.sharing import Reserved
 from orchestrator.shortages import MemoryScheduler, Shortages
 from orchestrator.store import CellState, Store, waits_for
-from orchestrator.study import Study
 from trainables.cell import Cell
 from trainables.trainable import FinetuneTrainable
 
@@ -42,11 +42,14 @@ class Training:
 
     store: Store
     cluster: Cluster
-    study: Study
     data: Path | None
     weights: Path | None
-    work: Mapping[str, float]
-    """Expected work of each cell, in any one unit, by id."""
+    reserved: Mapping[str, Reserved]
+    """What each cell reserves, by id."""
+    seconds: Mapping[str, float]
+    """Expected duration of each cell, by id."""
+    macs: Mapping[str, float]
+    """Multiply-accumulates of each cell's training, by id."""
     given_up_once: frozenset[str]
     """Ids of cells that have used up their retries in an earlier launch: tried only once."""
     max_concurrent: int | None
@@ -71,7 +74,7 @@ class Training:
         """
         shortages = Shortages(self.store, self.cluster, progress)
         search = CellSearch(
-            cost=lambda config: self.work[config["cell_id"]],
+            cost=lambda config: self.seconds[config["cell_id"]],
             retries=lambda config: 0 if config["cell_id"] in self.given_up_once else RETRIES,
             stopping=lambda: interrupts.requested,
             room=ray.cluster_resources,
@@ -140,12 +143,11 @@ class Training:
         Raises:
             UserError: The cluster can never fulfil what the cell's capacity asks for.
         """
-        wanted = self.study.reserved(cell.capacity)
-        gpu = wanted.gpu if self.cluster.gpus else 0.0
-        room = self.cluster.room(wanted.cpu, gpu)
-        if room < wanted.workers:
+        reserved = self.reserved[cell.id]
+        room = self.cluster.room(reserved.cpu, reserved.gpu)
+        if room < reserved.workers:
             raise UserError(
-                f"resources.{cell.capacity} asks for {wanted.model_copy(update={'gpu': gpu})}, but "
+                f"resources.{cell.capacity} asks for {reserved}, but "
                 f"the nodes of {self.cluster} have room for {room} such workers"
             )
         root = dataset_root(cell.dataset, self.data)
@@ -162,10 +164,9 @@ class Training:
             "prerequisite": cell.prerequisite,
             "teacher_folder": str(teacher.absolute()) if teacher else None,
             "index_folder": str(self.store.datasets.absolute()),
-            "threads": max(1, int(wanted.cpu)),
-            "cpu": wanted.cpu,
-            "gpu": gpu,
-            "workers": wanted.workers,
+            "threads": max(1, int(reserved.cpu)),
+            "macs": self.macs[cell.id],
+            **asdict(reserved),
         }
 
 

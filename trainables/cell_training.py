@@ -51,6 +51,7 @@ class CellTraining:
             "threads": config["threads"],
             "ranks": ranks,
         }
+        self._macs: float = config["macs"]
         self._stop_file = StopFile(config["stop_file"])
         self._checkpoint_seconds = (
             self._cell.recipe.checkpoint_minutes * 60 if ranks.first else math.inf
@@ -131,7 +132,11 @@ class CellTraining:
         if report["finished"]:
             self._folder.write_result(
                 finetuning.result()
-                | {"attempts": self._folder.attempts(), "gentler": self._changes}
+                | {
+                    "attempts": self._folder.attempts(),
+                    "gentler": self._changes,
+                    "macs": self._macs,
+                }
             )
         return {
             "first_step": self._first_step,

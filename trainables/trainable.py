@@ -28,6 +28,7 @@ class FinetuneTrainable(tune.Trainable):
         teacher_folder: The folder of the cell's prerequisite likewise, or None.
         index_folder: Where indices of datasets are kept.
         threads: CPU threads for torch, in each worker.
+        macs: Multiply-accumulates of the training, for the record.
         stop_file: When this file exists, the trial saves its state and ends.
         workers: How many processes train the cell together; a single one is the trial's own.
         cpu, gpu: What each worker reserves; `gpu` may be a fraction where there is one worker.

@@ -3,6 +3,7 @@
 import json
 import sys
 from functools import partial
+from io import StringIO
 
 import pytest
 import ray
@@ -48,11 +49,10 @@ def shortages(tmp_path):
     nodes = ((4.0, 0.0), (6.0, 2.0))
     store = Store(tmp_path)
     store.cell(CELL.id).describe(CELL)
-    with (tmp_path / "console").open("w") as file:
-        progress = Progress(
-            Console(file=file, width=300), "study", {CELL.id: CellState.PENDING}, {}
-        )
-        yield Shortages(store, Cluster("here", 10.0, 2.0, nodes), progress)
+    progress = Progress(
+        Console(file=StringIO(), width=300), "study", {CELL.id: CellState.PENDING}, {}
+    )
+    return Shortages(store, Cluster("here", 10.0, 2.0, nodes), progress)
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_a_share_is_doubled_up_to_all_that_one_node_has(shortages, reserved, exp
     assert shortages.larger(tried) == (expected and tried | expected)
 
 
-def test_a_cell_goes_on_with_more_and_a_later_launch_begins_with_that(shortages, tmp_path):
+def test_a_cell_goes_on_with_more_and_a_later_launch_begins_with_that(shortages):
     larger = shortages.after(config(gpu=0.25), "trace\nno room for 2 GiB")
     assert larger == config(gpu=0.5)
     stored = shortages.store.cell(CELL.id)
@@ -85,8 +85,7 @@ def test_a_cell_goes_on_with_more_and_a_later_launch_begins_with_that(shortages,
     assert later.with_share(config(gpu=0.25)) == config(gpu=0.5)
     assert later.with_share(config(gpu=0.75)) == config(gpu=0.75)
     assert later.with_share(config(cpu=1.0)) == config(cpu=1.0)
-    shortages.progress._console.file.flush()
-    assert (tmp_path / "console").read_text() == (
+    assert shortages.progress._console.file.getvalue() == (
         f"{CELL.id}: out of memory with 1 CPU, 0.25 GPU; "
         "going on from its last state with 1 CPU, 0.5 GPU\n"
     )

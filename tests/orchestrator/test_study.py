@@ -144,6 +144,22 @@ def test_the_id_changes_with_what_changes_the_outcome_only(write, setting, chang
         ({"recipes": {"quick": {"lr": -1.0}}}, "minimal: recipes.quick: `lr` is -1.0: "),
         ({"resources": {"tiny": {"gpu": 2.0}}}, "`resources.tiny.gpu` is 2.0: "),
         (
+            {"resources": {"tiny": {"gpu": "all"}}},
+            "`resources.tiny.gpu` is 'all': must be a number from 0 to 1, or auto",
+        ),
+        (
+            {"resources": {"tiny": {"cpu": True}}},
+            "`resources.tiny.cpu` is True: must be a number above 0, or auto",
+        ),
+        (
+            {"resources": {"tiny": {"gpu": "auto", "workers": 2}}},
+            "`resources.tiny`: gpu is auto, but must be 0 or 1 with several workers",
+        ),
+        (
+            {"resources": {"tiny": {"cpu": "auto", "workers": 2}}},
+            "`resources.tiny`: cpu is auto, but must be a number with several workers",
+        ),
+        (
             {"resources": {"tiny": {"gpu": 0.5, "workers": 2}}},
             "study.yaml: `resources.tiny`: gpu is 0.5, but must be 0 or 1 with several workers",
         ),

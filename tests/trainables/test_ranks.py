@@ -142,6 +142,7 @@ def test_a_cell_in_the_store_goes_on_with_other_numbers_of_ranks(
         "index_folder": str(tmp_path / "datasets"),
         **dict.fromkeys(("weights", "teacher_folder")),
         "threads": 1,
+        "macs": 1e9,
         "gpu": 0,
     }
     for ranks, steps, last in ((2, 2, 2), (1, 2, 4), (2, 2, 6)):

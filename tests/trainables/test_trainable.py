@@ -31,6 +31,7 @@ def start(tmp_path, image_folder):
                 "weights": None,
                 "teacher_folder": None,
                 "threads": 1,
+                "macs": 1e9,
                 "stop_file": str(tmp_path / "stop"),
                 "workers": 1,
                 "cpu": 1,
