@@ -19,11 +19,11 @@ CLIPPED = {"clip_grad": 1.0}
 def start(tmp_path, image_folder):
     """Return a function that starts a cell's trial in `tmp_path/cell`, as Tune would."""
 
-    def start(cell):
+    def start(cell, reused=False):
         return FinetuneTrainable(
             {
                 "cell_id": cell.id,
-                "reused": False,
+                "reused": reused,
                 "cell": cell.model_dump_json(),
                 "folder": str(tmp_path / "cell"),
                 "data_root": str(image_folder),
@@ -237,3 +237,9 @@ def test_all_workers_are_reserved_at_once(workers, empty_head):
     )
     assert request.bundles == [{"CPU": 2.0, "GPU": 1.0}] * workers
     assert request.head_bundle_is_empty is empty_head
+
+
+def test_a_trial_is_named_after_its_cell_unless_others_follow_in_its_process(make_cell, start):
+    cell = make_cell()
+    assert repr(start(cell)) == cell.id
+    assert repr(start(cell, reused=True)) == f"{cell.id} and later cells"
