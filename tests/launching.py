@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -16,6 +17,9 @@ from orchestrator.store import CellState, Store
 FULL_GRID = Path(__file__).parents[1] / "experiments" / "full_grid.py"
 PATIENCE = 400.0
 """Seconds that a test waits for anything: many times what a busy machine takes."""
+
+TRAINERS = r"FinetuneTrainable|\S+\.train"
+"""How the titles of processes go on that train cells: idle, and within a step of a cell."""
 
 STUDY: dict[str, Any] = {
     "name": "faults",
@@ -178,15 +182,16 @@ def assert_tidy(launch: Launch) -> None:
     assert len(launch.console.splitlines()) < 20, launch.console
 
 
-def training_processes(root: int, actor: str = "FinetuneTrainable") -> list[int]:
-    """Return the processes below another that train cells; Ray names them after their class."""
+def training_processes(root: int, actor: str = TRAINERS) -> list[int]:
+    """Return the processes below another that train cells, by the titles that Ray gives them."""
     parents, titles = processes()
 
     def is_below(process: int) -> bool:
         return process == root or (process in parents and is_below(parents[process]))
 
     # Processes that load images are forked from these, and keep their title.
-    trainables = {p for p, title in titles.items() if title.startswith(f"ray::{actor}".encode())}
+    title = re.compile(f"ray::({actor})".encode())
+    trainables = {process for process, words in titles.items() if title.match(words)}
     return [p for p in trainables if is_below(p) and parents[p] not in trainables]
 
 

@@ -13,7 +13,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from launching import PATIENCE, STUDY, Launch, children, processes, training_processes, wait_until
+from launching import (
+    PATIENCE,
+    STUDY,
+    TRAINERS,
+    Launch,
+    children,
+    processes,
+    training_processes,
+    wait_until,
+)
 
 RAY = Path(sys.executable).with_name("ray")
 OBJECT_STORE_BYTES = 80 * 2**20
@@ -54,7 +63,7 @@ class Node:
         assert self.process.poll() is None, self.output.read_text()
         return "This command will now block" in self.output.read_text()
 
-    def trainers(self, actor: str = "FinetuneTrainable") -> list[int]:
+    def trainers(self, actor: str = TRAINERS) -> list[int]:
         """Return the processes that train cells on this node."""
         return training_processes(self.process.pid, actor)
 
@@ -152,7 +161,7 @@ class LocalCluster:
         node.kill()
         self.nodes.remove(node)
 
-    def trainers(self, actor: str = "FinetuneTrainable") -> list[int]:
+    def trainers(self, actor: str = TRAINERS) -> list[int]:
         """Return the processes that train cells anywhere."""
         return [process for node in self.nodes for process in node.trainers(actor)]
 
