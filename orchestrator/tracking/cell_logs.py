@@ -181,8 +181,8 @@ class _EventsLogger(TBXLoggerCallback):
 class _EventsFile:
     """What Tune's logger needs of tensorboardX's `SummaryWriter`, and nothing else.
 
-    That one keeps a pipe open for every trial until the process ends, which after some hundreds of
-    cells is one too many, and waits for the disk at every report.
+    That one has a thread for every trial, waits for the disk at every report, and gives a report
+    that is taken from the cell's log no time but now.
     """
 
     def __init__(self, folder: Path, flush_secs: int) -> None:
