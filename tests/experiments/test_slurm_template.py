@@ -13,18 +13,15 @@ import yaml
 
 from orchestrator.store import CellState, Store
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "experiments" / "clusters" / "slurm.sbatch"
-SRUN = """#!/usr/bin/env bash
-echo "$@" >> "$STAND_INS/srun.log"
-while [[ $1 == --* ]]; do shift; done
-exec "$@"
-"""
-SCONTROL = """#!/usr/bin/env bash
-echo "$@" >> "$STAND_INS/scontrol.log"
-"""
+STAND_INS = {
+    "srun": 'echo "$@" >> srun.log; while [[ $1 == --* ]]; do shift; done; exec "$@"',
+    "squeue": "cat state",
+    "scontrol": 'echo "$@" >> scontrol.log',
+}
 STUDY = {
     "name": "preempted",
     "defaults": {"reduction_loc": [3, 6, 9], "recipe": "short"},
@@ -49,9 +46,11 @@ class Job:
         self.folder = folder
         self.store = Store(folder / "results" / STUDY["name"])
         self.number = unused_job()
-        for name, text in (("srun", SRUN), ("scontrol", SCONTROL)):
-            (folder / name).write_text(text)
+        self.port = 20000 + 2 * self.number
+        for name, script in STAND_INS.items():
+            (folder / name).write_text(f"#!/usr/bin/env bash\ncd {folder}\n{script}\n")
             (folder / name).chmod(0o755)
+        (folder / "state").write_text("RUNNING\n")
         study = folder / "study.yaml"
         study.write_text(yaml.safe_dump(STUDY))
         self.output = folder / "job.log"
@@ -71,15 +70,14 @@ class Job:
             "SLURM_JOB_NUM_NODES": "2",
             "SLURM_CPUS_ON_NODE": "1",
             "SLURMD_NODENAME": "first",
-            "STAND_INS": str(self.folder),
             "PATH": f"{self.folder}:{os.environ['PATH']}",
             "HOME": str(self.folder),
         }
 
-    def wait_for_reports(self) -> None:
-        """Return when the cell has reported a loss."""
-        deadline = time.monotonic() + 120
-        while not any('"loss"' in log.read_text() for log in self.logs()):
+    def wait_for_steps(self, count: int) -> None:
+        """Return when the cell has reported so many steps."""
+        deadline = time.monotonic() + 200
+        while sum(log.read_text().count('"loss"') for log in self.logs()) < count:
             assert self.process.poll() is None, self.output.read_text()
             assert time.monotonic() < deadline, self.output.read_text()
             time.sleep(0.05)
@@ -90,7 +88,7 @@ class Job:
 
     def end(self) -> int:
         """Wait for the script, then for its Ray, and return the script's exit status."""
-        status = self.process.wait(timeout=120)
+        status = self.process.wait(timeout=200)
         deadline = time.monotonic() + 60
         while self.ray_processes():
             assert time.monotonic() < deadline, self.ray_processes()
@@ -98,22 +96,34 @@ class Job:
         shutil.rmtree(f"/tmp/ray-{self.number}")
         return status
 
+    def worker(self) -> int:
+        """Return the process that stands for the step with the workers."""
+        address = f"--address={socket.gethostname()}:{self.port}"
+        (process,) = (pid for pid, line in command_lines().items() if line.endswith(address))
+        return process
+
     def ray_processes(self) -> list[str]:
         """Return what still runs of this job's Ray."""
-        lines = []
-        for path in Path("/proc").glob("[0-9]*/cmdline"):
-            try:
-                lines.append(path.read_bytes().replace(b"\0", b" ").decode())
-            except (FileNotFoundError, ProcessLookupError):
-                continue
-        return [line for line in lines if f"/tmp/ray-{self.number}/" in line]
+        return [line for line in command_lines().values() if f"/tmp/ray-{self.number}/" in line]
+
+
+def command_lines() -> dict[int, str]:
+    """Return the command line of every process."""
+    lines = {}
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            lines[int(path.parent.name)] = path.read_bytes().replace(b"\0", b" ").decode().strip()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return lines
 
 
 def unused_job() -> int:
-    """Return a job's number whose port, which the script derives from it, is free."""
-    for number in range(1, 10000):
+    """Return a job's number whose ports, which the script derives from it, are free."""
+    for number in range(1, 5000):
         try:
-            socket.create_server(("", 20000 + number)).close()
+            for port in (20000 + 2 * number, 20001 + 2 * number):
+                socket.create_server(("", port)).close()
         except OSError:
             continue
         if not Path(f"/tmp/ray-{number}").exists():
@@ -121,24 +131,48 @@ def unused_job() -> int:
     raise AssertionError("all ports are in use")
 
 
-def test_a_job_that_is_told_of_its_end_saves_goes_back_to_the_queue_and_resumes(tmp_path):
+def saved_steps(job: Job) -> int:
+    """Return how many steps the one cell of an interrupted job has saved."""
+    (cell,) = (job.store.cell(cell_id) for cell_id in job.store.cell_ids())
+    assert cell.state() is CellState.INTERRUPTED
+    *_, newest = sorted(cell.path.glob("last/state-*.pt"))
+    steps = cell.last_report()["step"]
+    assert newest.stem == f"state-{steps:08d}"
+    return steps
+
+
+def test_a_job_saves_and_goes_back_to_the_queue_at_its_time_limit_and_when_preempted(tmp_path):
     job = Job(tmp_path)
-    job.wait_for_reports()
+    job.wait_for_steps(1)
     job.process.send_signal(signal.SIGUSR1)
     assert job.end() == 130, job.output.read_text()
     assert "2 of 2 nodes have joined Ray\n" in job.output.read_text()
     assert (tmp_path / "scontrol.log").read_text() == f"requeue {job.number}\n"
-    head, others = (tmp_path / "srun.log").read_text().splitlines()
-    assert "--nodes=1 --ntasks=1 --nodelist=first " in head
-    assert "--nodes=1 --ntasks=1 --exclude=first " in others
-    (cell,) = job.store.cell_ids()
-    assert job.store.cell(cell).state() is CellState.INTERRUPTED
-    assert list((job.store.path / "cells" / cell / "last").glob("state-*.pt"))
-    steps = len(job.store.cell(cell).log())
+    (step,) = (tmp_path / "srun.log").read_text().splitlines()
+    assert step.startswith("--nodes=1 --ntasks=1 --exclude=first --wait=0 --cpus-per-task=1 ")
+    limit = saved_steps(job)
+
+    # SLURM's signal reaches the step with the workers, and not the script.
+    preempted = Job(tmp_path)
+    preempted.wait_for_steps(limit + 1)
+    os.kill(preempted.worker(), signal.SIGTERM)
+    assert preempted.end() == 130, preempted.output.read_text()
+    assert len((tmp_path / "scontrol.log").read_text().splitlines()) == 2
+    assert saved_steps(preempted) > limit
 
     again = Job(tmp_path)
     assert again.end() == 0, again.output.read_text()
-    assert again.store.cell(cell).state() is CellState.DONE
-    resumed = again.store.cell(cell).log()[steps:]
-    assert resumed[0]["step"] == steps + 1
-    assert (tmp_path / "scontrol.log").read_text() == f"requeue {job.number}\n"
+    (cell,) = (again.store.cell(cell_id) for cell_id in again.store.cell_ids())
+    assert cell.state() is CellState.DONE
+    steps = [entry["step"] for entry in cell.log() if "loss" in entry]
+    assert steps == list(range(1, len(steps) + 1))  # Each was done once.
+    assert len((tmp_path / "scontrol.log").read_text().splitlines()) == 2
+
+
+def test_a_cancelled_job_saves_and_stays_out_of_the_queue(tmp_path):
+    job = Job(tmp_path)
+    job.wait_for_steps(1)
+    (tmp_path / "state").write_text("COMPLETING\n")
+    os.kill(job.worker(), signal.SIGTERM)
+    assert job.end() == 130, job.output.read_text()
+    assert not (tmp_path / "scontrol.log").exists()

@@ -5,38 +5,78 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from orchestrator.store import CellState, Store
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 FULL_GRID = Path(__file__).parents[2] / "experiments" / "full_grid.py"
+RAY = Path(sys.executable).with_name("ray")
 
 
-@pytest.fixture
+TOKEN = "a-token-of-32-characters-at-least"
+
+
+@dataclass(frozen=True)
+class RunningCluster:
+    """A Ray cluster of one node, and how to reach it."""
+
+    address: str
+    dashboard: str
+    environment: dict[str, str]
+    """That of a user who knows the cluster's token."""
+
+    def job(self, *arguments: object, known: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run `ray job` with or without the token."""
+        return subprocess.run(
+            [RAY, "job", arguments[0], f"--address={self.dashboard}", *arguments[1:]],
+            env=self.environment if known else os.environ | {"RAY_AUTH_MODE": "disabled"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+
+@pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
-    """Return the address of a Ray cluster of one node, started as an administrator would."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
+    """Return a Ray cluster of one node, started as an administrator would."""
+    port, dashboard_port, agent_port = free_ports(3)
     folder = tmp_path_factory.mktemp("r")  # Short: Ray puts sockets below it.
-    ray = Path(sys.executable).with_name("ray")
-    command = [ray, "start", "--head", "--block", f"--port={port}", "--num-cpus=3"]
+    command = [RAY, "start", "--head", "--block", f"--port={port}", "--num-cpus=3"]
+    environment = os.environ | {"RAY_AUTH_TOKEN": TOKEN, "RAY_AUTH_MODE": "token"}
     process = subprocess.Popen(
-        [*command, "--include-dashboard=false", "--disable-usage-stats", f"--temp-dir={folder}"],
+        [
+            *command,
+            f"--dashboard-port={dashboard_port}",
+            f"--dashboard-agent-listen-port={agent_port}",
+            f"--temp-dir={folder}",
+        ],
+        env=environment | {"RAY_JOB_STOP_WAIT_TIME_S": "120", "RAY_USAGE_STATS_ENABLED": "0"},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    wait_for(port)
-    yield f"127.0.0.1:{port}"
+    for each in (port, dashboard_port, agent_port):
+        wait_for(each)
+    yield RunningCluster(f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard_port}", environment)
     process.terminate()
     process.wait(timeout=60)
 
 
+def free_ports(count: int) -> list[int]:
+    servers = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [server.getsockname()[1] for server in servers]
+    for server in servers:
+        server.close()
+    return ports
+
+
 def wait_for(port: int) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while True:
         try:
             return socket.create_connection(("127.0.0.1", port), timeout=1).close()
@@ -48,13 +88,59 @@ def wait_for(port: int) -> None:
 @pytest.mark.parametrize("given", ["--address", "RAY_ADDRESS"])
 def test_a_given_cluster_is_used_and_left_running(tmp_path, cluster, given):
     command = [sys.executable, FULL_GRID, "--study", "smoke", "--storage", tmp_path]
-    command += ["--only", "*topk*r0.5*", *(["--address", cluster] if given == "--address" else [])]
-    environment = os.environ | ({"RAY_ADDRESS": cluster} if given == "RAY_ADDRESS" else {})
+    address = cluster.address
+    command += ["--only", "*topk*r0.5*", *(["--address", address] if given == "--address" else [])]
+    environment = cluster.environment | ({"RAY_ADDRESS": address} if given == "RAY_ADDRESS" else {})
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     first = ended.stdout.splitlines()[0]
-    assert first == f"smoke: running on the Ray cluster at {cluster} (3 CPUs, 0 GPUs)"
+    assert first == f"smoke: running on the Ray cluster at {address} (3 CPUs, 0 GPUs)"
     store = Store(tmp_path / "smoke")
     (done,) = [cell for cell in store.cell_ids() if "topk-tiny-r0.5" in cell]
     assert store.cell(done).state() is CellState.DONE
-    wait_for(int(cluster.rpartition(":")[2]))
+    wait_for(int(address.rpartition(":")[2]))
+
+
+def wait_until(holds: Callable[[], object], shown: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 120
+    while not holds():
+        assert time.monotonic() < deadline, shown()
+        time.sleep(0.1)
+
+
+def test_a_submitted_job_is_stopped_with_all_saved_and_goes_on_as_the_next_one(tmp_path, cluster):
+    """The docs' commands: submit, status, logs, stop; nobody without the token may submit."""
+    study = ["--study", "smoke", "--storage", tmp_path, "--only", "*topk*r0.5*"]
+    slower = ["--set", "recipes.smoke.epochs=3", "--set", "recipes.smoke.checkpoint_minutes=1e-6"]
+    entrypoint = ["--", sys.executable, FULL_GRID, *study, *slower]
+    refused = cluster.job("submit", "--no-wait", *entrypoint, known=False)
+    assert refused.returncode != 0
+    assert "authentication is enabled" in refused.stderr
+    assert not (tmp_path / "smoke").exists()
+
+    submitted = cluster.job("submit", "--no-wait", "--submission-id=first", *entrypoint)
+    assert submitted.returncode == 0, submitted.stdout + submitted.stderr
+    wait_until(
+        lambda: any(
+            '"loss"' in log.read_text() for log in tmp_path.glob("smoke/cells/*/log.jsonl")
+        ),
+        shown=lambda: cluster.job("logs", "first").stdout,
+    )
+    assert "RUNNING" in cluster.job("status", "first").stdout
+    stopped = cluster.job("stop", "first")
+    assert stopped.returncode == 0, stopped.stdout + stopped.stderr
+    assert "Job 'first' was stopped" in cluster.job("status", "first").stdout
+    told = cluster.job("logs", "first").stdout
+    assert "smoke: running on the Ray cluster at " in told
+    assert "interrupted; everything is saved. Resume with: " in told
+    store = Store(tmp_path / "smoke")
+    (cell,) = [store.cell(name) for name in store.cell_ids() if "topk-tiny-r0.5" in name]
+    assert cell.state() is CellState.INTERRUPTED
+    steps = cell.last_report()["step"]
+
+    again = cluster.job("submit", "--submission-id=second", *entrypoint)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "Job 'second' succeeded" in cluster.job("status", "second").stdout
+    assert cell.state() is CellState.DONE
+    resumed = [entry["step"] for entry in cell.log() if entry["step"] > steps]
+    assert min(resumed) == steps + 1
