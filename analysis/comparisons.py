@@ -158,9 +158,9 @@ def _partition_row(similarity: patterns.PartitionSimilarity) -> Row:
 def _features(a: np.ndarray, b: np.ndarray, num_patches: int) -> tuple[Row, Row]:
     row: Row = dict.fromkeys(features.METRICS, np.nan)
     try:
-        a, b = features.prepare(a), features.prepare(b)
-        row |= {"cka": features.cka(a, b), "procrustes": features.procrustes(a, b)}
-        rho, weights_a, weights_b = features.canonical_correlations(a, b)
+        moments = features.moments(a, b)
+        row |= {"cka": features.cka(moments), "procrustes": features.procrustes(moments)}
+        rho, weights_a, weights_b = features.canonical_correlations(moments)
     except ValueError as reason:
         row["note"] = str(reason)
         return row, row

@@ -1,14 +1,18 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from analysis.features import (
+    CHUNK,
     canonical_correlations,
     cka,
     mean_cca,
     mean_squared_cca,
-    prepare,
+    moments,
+    moments_of_chunks,
     procrustes,
     pwcca,
 )
@@ -17,14 +21,14 @@ PAIRS = ("AA", "AB", "AC", "AD", "BA", "CA")
 
 
 def _metrics(a, b):
-    a, b = prepare(a), prepare(b)
-    cca = canonical_correlations(a, b)
+    of = moments(a, b)
+    cca = canonical_correlations(of)
     return {
         "pwcca": pwcca(cca.rho, cca.weights_a),
         "mean_cca": mean_cca(cca.rho),
         "mean_sq_cca": mean_squared_cca(cca.rho),
-        "cka": cka(a, b),
-        "procrustes": procrustes(a, b),
+        "cka": cka(of),
+        "procrustes": procrustes(of),
     }
 
 
@@ -45,17 +49,16 @@ def test_equal_the_published_study(units, pair):
 
 @pytest.mark.parametrize("pair", ["AB", "BA", "AC", "CA", "AD", "AA"])
 def test_correlations_equal_the_published_study(units, pair):
-    a, b = (prepare(units[0][f"features/{name}"].T) for name in pair)
-    rho = canonical_correlations(a, b).rho
+    a, b = (units[0][f"features/{name}"].T for name in pair)
+    rho = canonical_correlations(moments(a, b)).rho
     np.testing.assert_allclose(rho, units[0][f"features/rho_{pair}"], atol=1e-9)
 
 
 def test_weights_from_b_are_those_of_the_exchanged_arguments(units):
-    a, b = (prepare(units[0][f"features/{name}"].T) for name in "AB")
-    exchanged = canonical_correlations(b, a)
-    np.testing.assert_allclose(
-        canonical_correlations(a, b).weights_b, exchanged.weights_a, atol=1e-9
-    )
+    a, b = (units[0][f"features/{name}"].T for name in "AB")
+    exchanged = canonical_correlations(moments(b, a))
+    found = canonical_correlations(moments(a, b))
+    np.testing.assert_allclose(found.weights_b, exchanged.weights_a, atol=1e-9)
 
 
 @settings(deadline=None, max_examples=30)
@@ -87,9 +90,9 @@ def test_directions_without_variance_count_as_nothing():
     a, b, _ = _sample(3)
     plain = _metrics(a, b)
     repeated = np.column_stack([a, a[:, 0], a @ np.ones(6), np.zeros(60)]).astype(np.float32)
-    deficient = canonical_correlations(prepare(repeated), prepare(b))
+    deficient = canonical_correlations(moments(repeated, b))
     assert mean_cca(deficient.rho) == pytest.approx(plain["mean_cca"], abs=1e-5)
-    both = canonical_correlations(prepare(repeated), prepare(repeated))
+    both = canonical_correlations(moments(repeated, repeated))
     np.testing.assert_allclose(both.rho, [1] * 6 + [0] * 3, atol=1e-6)
     assert pwcca(both.rho, both.weights_a) == pytest.approx(0, abs=1e-6)
 
@@ -98,16 +101,46 @@ def test_too_few_images_are_an_error():
     a, b, _ = _sample(0, images=6)
     message = r"^CCA was given 6 images, but must have more than 6 features$"
     with pytest.raises(ValueError, match=message):
-        canonical_correlations(a, b)
+        canonical_correlations(moments(a, b))
 
 
 @pytest.mark.parametrize(
-    ("features", "message"),
+    ("bad", "message"),
     [
         (np.full((9, 2), 0.1), "the same for every image, but must vary"),
         (np.array([[1.0], [np.nan]]), "not finite, but must be numbers"),
+        (np.array([[1.0], [np.inf]]), "not finite, but must be numbers"),
     ],
 )
-def test_features_that_say_nothing_are_an_error(features, message):
-    with pytest.raises(ValueError, match=message):
-        prepare(features)
+def test_features_that_say_nothing_are_an_error(bad, message):
+    good = np.arange(float(len(bad)))[:, None]
+    for pair in ((bad, good), (good, bad)):
+        with pytest.raises(ValueError, match=message):
+            moments(*pair)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 10_000), st.lists(st.integers(1, 59), max_size=4, unique=True))
+def test_moments_do_not_depend_on_the_chunks(seed, cuts):
+    a, b, _ = _sample(seed)
+    # An offset a million times the spread: sums of squares alone would lose it.
+    a, b = a + 1e6, b[:, :4] - 1e6
+    centred = [values - values.mean(axis=0) for values in (a, b)]
+    one, other = (values / np.linalg.norm(values) for values in centred)
+    found = moments_of_chunks(
+        zip(np.split(a, sorted(cuts)), np.split(b, sorted(cuts)), strict=True)
+    )
+    assert found.images == 60
+    np.testing.assert_allclose(found.aa, one.T @ one, atol=1e-9)
+    np.testing.assert_allclose(found.bb, other.T @ other, atol=1e-9)
+    np.testing.assert_allclose(found.ab, one.T @ other, atol=1e-9)
+
+
+def test_no_more_memory_is_needed_than_for_a_few_chunks():
+    a, b, _ = _sample(0, images=25 * CHUNK)
+    whole = a.nbytes + b.nbytes
+    tracemalloc.start()
+    moments(a, b)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < whole / 5
