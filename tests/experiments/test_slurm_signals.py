@@ -2,9 +2,7 @@
 
 import os
 import signal
-import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,11 +11,11 @@ import pytest
 
 SCRIPT = Path(__file__).parents[2] / "experiments" / "clusters" / "slurm.sbatch"
 DRIVER_FAILS, SAVED = 1, 130
-LISTEN = "import socket, signal; s = socket.create_server(('', {port})); signal.pause()"
+HEAD = "echo Ray runtime started.; exec sleep 300"
 RAY = """
 case "$*" in
   get-auth-token*) echo token ;;
-  *--head*) exec {python} -c "{listen}" ;;
+  *--head*) {head} ;;
   *) echo $$ > {folder}/worker; exec sleep 300 ;;
 esac
 """
@@ -35,26 +33,31 @@ exit 130
 class Job:
     """The batch script with stand-ins for SLURM, Ray and the study, in a folder of their own."""
 
-    def __init__(self, folder: Path, state: str = "RUNNING", nodes: int = 2) -> None:
+    def __init__(
+        self, folder: Path, state: str = "RUNNING", nodes: int = 2, head: str = HEAD
+    ) -> None:
         self.folder = folder
-        number = unused_job()
-        names = {"folder": folder, "python": sys.executable}
-        listen = LISTEN.format(port=20000 + 2 * number)
         self.write("srun", 'while [[ $1 == --* ]]; do shift; done; exec "$@"')
         self.write("squeue", f"echo {state}")
         self.write("scontrol", f'echo "$@" >> {folder}/scontrol.log')
-        self.write(".venv/bin/ray", RAY.format(**names, listen=listen))
-        self.write(".venv/bin/python", PYTHON.format(**names))
+        self.write(".venv/bin/ray", RAY.format(folder=folder, head=head))
+        self.write(".venv/bin/python", PYTHON.format(folder=folder))
         environment = {
-            "SLURM_JOB_ID": str(number),
+            "SLURM_JOB_ID": "7",
             "SLURM_JOB_NUM_NODES": str(nodes),
             "SLURM_CPUS_ON_NODE": "1",
             "SLURMD_NODENAME": "first",
             "PATH": f"{folder}:{os.environ['PATH']}",
         }
-        self.process = subprocess.Popen(
-            ["bash", SCRIPT], cwd=folder, env=os.environ | environment, start_new_session=True
-        )
+        with (folder / "job.log").open("w") as log:
+            self.process = subprocess.Popen(
+                ["bash", SCRIPT],
+                cwd=folder,
+                env=os.environ | environment,
+                start_new_session=True,
+                stdout=log,
+                stderr=log,
+            )
 
     def write(self, name: str, script: str) -> None:
         """Write a stand-in."""
@@ -76,17 +79,6 @@ class Job:
         """Return the script's exit status, and whether it put the job back into the queue."""
         status = self.process.wait(timeout=60)
         return status, bool(self.lines("scontrol.log"))
-
-
-def unused_job() -> int:
-    """Return a job's number whose port, which the script derives from it, is free."""
-    for number in range(100, 5000):
-        try:
-            socket.create_server(("", 20000 + 2 * number)).close()
-        except OSError:
-            continue
-        return number
-    raise AssertionError("all ports are in use")
 
 
 def wait_until(holds: Callable[[], object]) -> None:
@@ -163,3 +155,9 @@ def test_a_study_that_fails_is_not_put_back(start):
     job = start()
     os.kill(job.pid_of("driver"), signal.SIGUSR2)
     assert job.end() == (DRIVER_FAILS, False)
+
+
+def test_a_head_that_does_not_start_is_told(start):
+    job = start(head="echo no room; exit 1")
+    assert job.end() == (1, False)
+    assert job.lines("job.log") == ["Ray's head did not start:", "no room"]
