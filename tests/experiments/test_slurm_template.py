@@ -13,7 +13,7 @@ import yaml
 
 from orchestrator.store import CellState, Store
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "experiments" / "clusters" / "slurm.sbatch"
@@ -75,7 +75,7 @@ class Job:
 
     def wait_for_steps(self, count: int) -> None:
         """Return when the cell has reported so many steps."""
-        deadline = time.monotonic() + 200
+        deadline = time.monotonic() + 400
         while sum(log.read_text().count('"loss"') for log in self.logs()) < count:
             assert self.process.poll() is None, self.output.read_text()
             assert time.monotonic() < deadline, self.output.read_text()
@@ -87,7 +87,7 @@ class Job:
 
     def end(self) -> int:
         """Wait for the script, then for its Ray, and return the script's exit status."""
-        status = self.process.wait(timeout=200)
+        status = self.process.wait(timeout=400)
         deadline = time.monotonic() + 60
         while self.ray_processes():
             assert time.monotonic() < deadline, self.ray_processes()

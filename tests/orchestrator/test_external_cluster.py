@@ -13,7 +13,7 @@ import pytest
 
 from orchestrator.store import CellState, Store
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 FULL_GRID = Path(__file__).parents[2] / "experiments" / "full_grid.py"
 RAY = Path(sys.executable).with_name("ray")
@@ -76,7 +76,7 @@ def free_ports(count: int) -> list[int]:
 
 
 def wait_for(port: int) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 400
     while True:
         try:
             return socket.create_connection(("127.0.0.1", port), timeout=1).close()
@@ -102,7 +102,7 @@ def test_a_given_cluster_is_used_and_left_running(tmp_path, cluster, given):
 
 
 def wait_until(holds: Callable[[], object], shown: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 400
     while not holds():
         assert time.monotonic() < deadline, shown()
         time.sleep(0.1)
