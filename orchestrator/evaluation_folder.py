@@ -13,6 +13,7 @@ from trainables.files import (
     digest,
     read_checked,
     read_sealed_json,
+    share_file,
     write_atomic,
     write_sealed_json,
 )
@@ -74,6 +75,21 @@ class EvaluationFolder:
             self.discard()
             return error
         return None
+
+    def take_over(self, other: "EvaluationFolder") -> None:
+        """Take over an evaluation of the same weights, if it is made and whole."""
+        try:
+            record = read_sealed_json(other.path / "eval.json")
+            for name, expected in record["artifacts"].items() if record else ():
+                if name not in ARTIFACTS:
+                    raise DamagedFileError(other.path / "eval.json", f"it names {name!r}")
+                share_file(other.path / name, self.path / name)
+                read_checked(self.path / name, expected)
+        except (DamagedFileError, FileNotFoundError):
+            self.discard()  # It is made anew.
+            return
+        if record:
+            write_sealed_json(self.path / "eval.json", record)
 
     def discard(self) -> None:
         """Remove all that the evaluation has made, the record that vouches for it first."""

@@ -25,6 +25,7 @@ from orchestrator.status import (
 )
 from orchestrator.store import CellState, Store, StoredCell, waits_for
 from orchestrator.study import AUTO
+from orchestrator.taking_over import left_for_this_study
 from trainables.cell import Cell
 
 
@@ -121,7 +122,10 @@ def describe(selection: Selection, options: Options, console: Console) -> None:
     counts = Counter(selection.stored(cell).state() for cell in cells)
     states = ", ".join(f"{count} {state}" for state, count in counts.most_common())
     console.print(f"{len(cells)} cells: {states}", highlight=False)
-    macs = preflight(selection, options, console)
+    ours = left_for_this_study(selection)
+    macs = preflight(ours, options, console)
+    if elsewhere := len(selection.selected) - len(ours.selected):
+        console.print(f"done in other studies, to be taken over: {elsewhere} cells")
     for note in selection.notes():
         console.print(note, highlight=False, soft_wrap=True)
     left = [cell for cell in cells if cell.id in macs]

@@ -13,6 +13,7 @@ from orchestrator.ray_setup import prepare_ray
 from orchestrator.repairing import repair_cells
 from orchestrator.selection import Options, Selection, select, with_teachers
 from orchestrator.store import CellState
+from orchestrator.taking_over import left_for_this_study, take_over_cells
 from orchestrator.verified import Verified
 from orchestrator.work import left_to_do, refresh_report
 
@@ -34,7 +35,8 @@ def run_study(options: Options, console: Console) -> int:
     with driving(store.path, say, interrupts.lose), interrupts.handled():
         store.create(selection.study.model_dump(mode="json") | provenance(), selection.cells)
         verified = Verified(store.path)
-        if _repair(selection, verified, console):
+        damaged = _repair(selection, verified, console)
+        if _take_over(selection, options, verified, console) or damaged:
             selection = with_teachers(selection, options)
             macs = _preflight(selection, options, console)
         for note in selection.notes():
@@ -82,8 +84,11 @@ def _do_stages(
 
 def _preflight(selection: Selection, options: Options, console: Console) -> dict[str, float]:
     """Say now what would go wrong later; return the work of training each unfinished cell."""
-    cells = selection.unfinished()
-    if not cells or not {"train", "evaluate"} & set(options.stages):
+    if not {"train", "evaluate"} & set(options.stages):
+        return {}
+    if "train" in options.stages:
+        selection = left_for_this_study(selection)
+    if not selection.unfinished():
         return {}
     from orchestrator.preflight import preflight  # Imports torch and timm.
 
@@ -97,6 +102,15 @@ def _repair(selection: Selection, verified: Verified, console: Console) -> bool:
     for error in damaged:
         _say(console, f"{error}; it is made again")
     return bool(damaged)
+
+
+def _take_over(
+    selection: Selection, options: Options, verified: Verified, console: Console
+) -> bool:
+    """Take over what other studies have trained; tell whether the selection has to be made anew."""
+    if "train" not in options.stages:
+        return False
+    return take_over_cells(selection, verified, lambda line: _say(console, line))
 
 
 def _conclude(

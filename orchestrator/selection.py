@@ -1,6 +1,6 @@
 """What a launch is about: the options given, the study, and the cells selected from it."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
@@ -50,6 +50,10 @@ class Selection:
     def stored(self, cell: Cell) -> StoredCell:
         """Return the folder of a cell of the study as it is now, which may ask for more."""
         return self.store.cell(cell.id, cell.eval_keep_rates)
+
+    def without(self, cell_ids: Container[str]) -> "Selection":
+        """Return this selection but for some of the selected cells."""
+        return replace(self, selected=[cell for cell in self.selected if cell.id not in cell_ids])
 
     def unfinished(self) -> list[Cell]:
         """Return the selected cells that are not done."""
@@ -125,16 +129,14 @@ def with_teachers(selection: Selection, options: Options) -> Selection:
     if "train" not in options.stages:
         return selection
     store = selection.store
-    selected = {cell.id for cell in selection.selected}
-    waited_for = {waits_for(store, cell) for cell in selection.selected} - {None}
-    taken = selected | waited_for
+    asked_for = selection.without({cell.id for cell in selection.pulled_in}).selected
+    waited_for = {waits_for(store, cell) for cell in asked_for} - {None}
+    pulled_in = waited_for - {cell.id for cell in asked_for}
+    taken = pulled_in | {cell.id for cell in asked_for}
     return replace(
         selection,
         selected=[cell for cell in selection.cells if cell.id in taken],
-        pulled_in=[
-            *selection.pulled_in,
-            *(cell for cell in selection.cells if cell.id in waited_for - selected),
-        ],
+        pulled_in=[cell for cell in selection.cells if cell.id in pulled_in],
     )
 
 

@@ -237,6 +237,13 @@ class StoredCell(CellFolder):
         lines = path.read_text(errors="replace").splitlines() if path.exists() else []
         return [entry for line in lines if (entry := _parse(line)) is not None]
 
+    def take_log(self, other: "StoredCell", event: Mapping[str, Any]) -> None:
+        """Replace the log with another cell's, and an event that says where it is from."""
+        path = other.path / "log.jsonl"
+        before = path.read_bytes() if path.exists() else b""
+        line = json.dumps({"time": time.time(), **event})
+        write_atomic(self.path / "log.jsonl", before + f"{line}\n".encode())
+
     def last_event(self) -> str | None:
         """Return the newest event of the log that was no report, None if there is none."""
         events = (entry["event"] for entry in reversed(self.log()) if "event" in entry)

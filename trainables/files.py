@@ -48,6 +48,15 @@ def write_atomic(path: StorePath, data: bytes) -> None:
         _write_aside(cast(Path, path), data)
 
 
+def share_file(source: StorePath, target: StorePath) -> None:
+    """Make `target` a hard link to `source`, or a copy of it where no such link can be.
+
+    Neither of them changes with the other: `write_atomic` replaces files and never alters one.
+    """
+    if not (isinstance(source, Path) and isinstance(target, Path) and _linked(source, target)):
+        write_atomic(target, source.read_bytes())
+
+
 def append_line(path: StorePath, line: str) -> None:
     """Append one line.
 
@@ -125,7 +134,7 @@ def _seal(payload: Any) -> str:
 
 def _write_aside(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{token_hex(4)}.tmp")
+    aside = _aside(path)
     try:
         with aside.open("wb") as file:
             file.write(data)
@@ -135,6 +144,24 @@ def _write_aside(path: Path, data: bytes) -> None:
     finally:
         aside.unlink(missing_ok=True)
     _flush_folder(path.parent)
+
+
+def _linked(source: Path, target: Path) -> bool:
+    """Make a hard link, in place of what may be there; tell whether the file system can."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    aside = _aside(target)
+    try:
+        os.link(source, aside)
+    except OSError:
+        return False
+    aside.replace(target)
+    aside.unlink(missing_ok=True)  # It is still there where both were the same file already.
+    _flush_folder(target.parent)
+    return True
+
+
+def _aside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{token_hex(4)}.tmp")
 
 
 def _append(path: Path, data: bytes) -> None:
