@@ -8,9 +8,11 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 
+from orchestrator.clean import Wanted, clean_study
 from orchestrator.datasets import dataset_root
 from orchestrator.errors import UserError
 from orchestrator.listing import cells_table, describe, read_status
+from orchestrator.repairing import verify_study
 from orchestrator.reporting import write_report
 from orchestrator.run import INTERRUPTED, SOME_FAILED, run_study
 from orchestrator.selection import STAGES, Options, select, storage_path
@@ -137,6 +139,37 @@ def report(storage: Storage) -> None:
     store = find_study(storage_path(storage))
     write_report(store, [store.cell(cell_id) for cell_id in store.cell_ids()])
     Console().print(f"report: {store.report}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def clean(
+    storage: Storage,
+    failed: Annotated[
+        bool, typer.Option("--failed", help="What failed cells left, so that they begin anew.")
+    ] = False,
+    orphans: Annotated[
+        bool,
+        typer.Option("--orphans", help="Cells no longer in the study; what nothing uses any more."),
+    ] = False,
+    keep_best: Annotated[
+        bool,
+        typer.Option("--keep-best", help="What trained cells need only to be trained further."),
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove it without asking.")] = False,
+) -> None:
+    """Show what a study can do without and remove it once that is confirmed."""
+    store = find_study(storage_path(storage))
+    clean_study(store, Wanted(failed, orphans, keep_best), Console(), yes=yes)
+
+
+@app.command()
+def verify(storage: Storage) -> None:
+    """Read every file of a study and remove what is damaged, for the next launch to make again.
+
+    The status is 0 where nothing is damaged, else 1.
+    """
+    damaged = verify_study(find_study(storage_path(storage)), Console())
+    raise typer.Exit(SOME_FAILED if damaged else 0)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

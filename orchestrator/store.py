@@ -8,6 +8,7 @@ is removed by `repair`, which names it, and is made again.
 import json
 import os
 import re
+import time
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path

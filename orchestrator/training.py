@@ -3,6 +3,7 @@
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import mkdtemp
@@ -90,7 +91,7 @@ class Training:
             progress.plan(cell.id, request.required_resources)
             if teacher := waits_for(self.store, cell):
                 progress.wait(cell.id, teacher)
-        traces = self._tune_folder()
+        traces, name = self._tune_folder(), f"launch-{time.time_ns()}"
         tuner = tune.Tuner(
             FinetuneTrainable,
             param_space={"trial": tune.grid_search(configs)},
@@ -102,7 +103,7 @@ class Training:
                 trial_dirname_creator=_cell_id,
             ),
             run_config=tune.RunConfig(
-                name=f"launch-{time.time_ns()}",
+                name=name,
                 storage_path=str(traces),
                 callbacks=[TrialObserver(self.store, progress, on_trained, on_tick)],
                 # The store keeps every state; Tune's checkpoints would be second copies.
@@ -113,13 +114,21 @@ class Training:
         try:
             tuner.fit()
         finally:
-            if not isinstance(self.store.path, Path):
-                shutil.rmtree(traces, ignore_errors=True)
+            shutil.rmtree(traces / name, ignore_errors=True)
+            with suppress(OSError):  # Others may have put something there.
+                traces.rmdir()
 
     def _tune_folder(self) -> Path:
-        """Return where Tune leaves its traces: a folder of this node, if the store is none."""
+        """Return where Tune leaves its traces: a folder of this node, if the store is none.
+
+        Nothing reads them, and they grow with every launch: those of a launch that was killed go.
+        """
         traces = self.store.path / "tune"
-        return traces.absolute() if isinstance(traces, Path) else Path(mkdtemp(prefix="tune-"))
+        if not isinstance(traces, Path):
+            return Path(mkdtemp(prefix="tune-"))
+        for launch in traces.glob("launch-*"):
+            shutil.rmtree(launch, ignore_errors=True)
+        return traces.absolute()
 
     @property
     def _reuses_actors(self) -> bool:

@@ -207,6 +207,13 @@ class ObjectPath:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self))
         return info.size, info.mtime_ns
 
+    def listing(self) -> Iterator[tuple[str, int, float]]:
+        """Yield path below this, bytes and time of change, since the epoch, of all files below."""
+        for info in self._below(recursive=True):
+            if info.type == FileType.File:
+                name = info.path[len(self._place) :].strip("/")
+                yield name, info.size, (info.mtime_ns or 0) / 1e9
+
     def _type(self) -> Any:
         return self._filesystem.get_file_info(self._place).type
 

@@ -119,6 +119,7 @@ def _keep(index: Index, reading: Reading, path: Path) -> None:
         buffer,
         allow_pickle=False,
         layout=np.array(LAYOUT),
+        root=np.array(str(reading.root.resolve())),
         sources=np.array(sources),
         stamps=np.array(stamps),
         class_names=np.array(index.class_names),
@@ -132,6 +133,18 @@ def _keep(index: Index, reading: Reading, path: Path) -> None:
         write_atomic(path, digest(content).encode() + content)
     except OSError as error:
         _log.warning("the index of %s cannot be kept: %s", reading.root, error)
+
+
+def refusal(path: Path) -> str | None:
+    """Return why no dataset would be opened from an index, None if one may be."""
+    try:
+        arrays = _arrays(path)
+    except (DamagedFileError, OSError):
+        return "damaged"
+    if arrays["layout"] != LAYOUT:
+        return "made by another version"
+    root = str(arrays.get("root", "."))  # Indices of before do not tell.
+    return None if Path(root).is_dir() else f"{root} is gone"
 
 
 def _load(path: Path, root: Path) -> Index | None:
