@@ -194,20 +194,20 @@ with driving(Path(sys.argv[1]), print, print):
 
 def test_a_study_that_is_run_is_neither_cleaned_nor_verified(store, clean, capsys):
     spoil(store.cell(CELL.id))
-    driver = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-c", HOLDING, store.path],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         cwd=Path(__file__).parents[2],
-    )
-    assert driver.stdout.readline() == b"held\n"
-    status, lines = clean("--failed", "--yes")
-    assert status == 2
-    assert f"is being run by process {driver.pid} on " in lines[0]
-    with pytest.raises(SystemExit):
-        main(["verify", str(store.path)])
-    assert f"is being run by process {driver.pid} on " in capsys.readouterr().err
-    driver.communicate()
+    ) as driver:
+        assert driver.stdout.readline() == b"held\n"
+        status, lines = clean("--failed", "--yes")
+        assert status == 2
+        assert f"is being run by process {driver.pid} on " in lines[0]
+        with pytest.raises(SystemExit):
+            main(["verify", str(store.path)])
+        assert f"is being run by process {driver.pid} on " in capsys.readouterr().err
+        driver.communicate()
     assert store.cell(CELL.id).state() is CellState.FAILED
     assert clean("--failed", "--yes")[0] == 0
 
