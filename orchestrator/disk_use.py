@@ -23,7 +23,9 @@ KINDS = {
         r"cells/[^/]+/((cell|result|attempts|memory|eval)\.json|at-r[^/]+/eval\.json|error\.txt)"
         r"|study\.yaml|(verified|status)\.json|driver\.(lock|lease)"
     ),
-    "logs": r"cells/[^/]+/(log\.jsonl|progress\.csv|events\.out\.tfevents\.[^/]+)",
+    "logs": (
+        r"cells/[^/]+/(log\.jsonl|progress\.csv|events\.out\.tfevents\.[^/]+)|wandb(\.json|/.+)"
+    ),
     "tables": r"tables/(\w+\.parquet|inputs\.json)",
     "report": r"report/(index\.html|inputs\.json)",
     "Tune": r"tune/launch-\d+/.+",
