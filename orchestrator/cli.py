@@ -19,6 +19,7 @@ from orchestrator.selection import STAGES, Options, select, storage_path
 from orchestrator.status_view import follow, status_view
 from orchestrator.store import find_study
 from trainables.files import DamagedFileError
+from trainables.patience import StorageError
 
 BAD_INPUT = 2
 
@@ -177,6 +178,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     try:
         sys.exit(app(arguments, standalone_mode=False))
     except UserError as error:
+        _refuse(str(error))
+    except StorageError as error:
         _refuse(str(error))
     except DamagedFileError as error:
         _refuse(f"{error}; run the study again to repair it")

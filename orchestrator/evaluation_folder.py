@@ -11,8 +11,10 @@ from trainables.files import (
     Check,
     DamagedFileError,
     digest,
+    read_bytes,
     read_checked,
     read_sealed_json,
+    remove_file,
     share_file,
     write_atomic,
     write_sealed_json,
@@ -35,7 +37,7 @@ class EvaluationFolder:
 
     def digest(self) -> str:
         """Return what identifies this evaluation's metrics and artifacts."""
-        return digest((self.path / "eval.json").read_bytes())
+        return digest(read_bytes(self.path / "eval.json"))
 
     def write(
         self,
@@ -94,7 +96,7 @@ class EvaluationFolder:
     def discard(self) -> None:
         """Remove all that the evaluation has made, the record that vouches for it first."""
         for name in ("eval.json", *ARTIFACTS):
-            (self.path / name).unlink(missing_ok=True)
+            remove_file(self.path / name)
 
     def _digests(self) -> dict[str, str]:
         record = read_sealed_json(self.path / "eval.json")

@@ -2,7 +2,7 @@
 
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 from trainables.files import write_atomic
@@ -40,7 +40,8 @@ class Interrupts:
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
-            self._stop_file.unlink(missing_ok=True)
+            with suppress(OSError):
+                self._stop_file.unlink(missing_ok=True)
 
     def listen(self) -> None:
         """Install the handlers; again after `ray.init`, which installs one of its own."""
@@ -50,13 +51,15 @@ class Interrupts:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.requested:
             raise KeyboardInterrupt
-        self._request()
+        self.stop()
 
     def lose(self, holder: str) -> None:
         """Save and stop, for another driver has taken the study over."""
         self.lost_to = holder
-        self._request()
+        self.stop()
 
-    def _request(self) -> None:
+    def stop(self) -> None:
+        """Save and stop, as on the first signal."""
         self.requested = True
-        write_atomic(self._stop_file, b"")
+        with suppress(OSError):  # A storage that fails or is full: cells find that out, too.
+            write_atomic(self._stop_file, b"")

@@ -21,11 +21,13 @@ class TrialObserver(tune.Callback):
         progress: Progress,
         on_trained: Callable[[str], None],
         on_tick: Callable[[], None],
+        on_storage_full: Callable[[], None],
     ) -> None:
         self._store = store
         self._progress = progress
         self._on_trained = on_trained
         self._on_tick = on_tick
+        self._on_storage_full = on_storage_full
 
     def on_trial_start(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
@@ -43,6 +45,8 @@ class TrialObserver(tune.Callback):
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
         """Show what the cell has reached; one that was stopped before it began has nothing."""
+        for words in result.get("storage", ()):
+            self._progress.note(f"{cell_of(trial)}: {words}")
         if "step" in result:
             self._progress.report(cell_of(trial), result)
         if "attempt_ended" in result and not result["done"]:
@@ -60,6 +64,8 @@ class TrialObserver(tune.Callback):
         """Hand a trained cell on; a cell that was interrupted has only been saved."""
         if trial.last_result.get("interrupted"):
             self._progress.set_state(cell_of(trial), CellState.INTERRUPTED)
+        if trial.last_result.get("storage_full"):
+            self._on_storage_full()
         if trial.last_result.get("finished"):
             self._on_trained(cell_of(trial))
         if "attempt_ended" in trial.last_result:

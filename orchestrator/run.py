@@ -16,6 +16,7 @@ from orchestrator.store import CellState
 from orchestrator.taking_over import left_for_this_study, take_over_cells
 from orchestrator.verified import Verified
 from orchestrator.work import left_to_do, refresh_report
+from trainables.patience import patience
 
 ALL_DONE, SOME_FAILED, INTERRUPTED = 0, 1, 130
 
@@ -51,7 +52,7 @@ def run_study(options: Options, console: Console) -> int:
             quiet=options.quiet,
         )
         try:
-            with progress:
+            with progress, patience(progress.note):
                 compared = _do_stages(selection, options, macs, interrupts, progress, verified)
         except KeyboardInterrupt:
             interrupts.requested = True

@@ -26,6 +26,7 @@ class CellSearch(SearchAlgorithm):
             first, together with what waits for it, so that no long cell is left running alone.
         retries: How often a trial's configuration may fail and be tried again.
         stopping: Tells that no further trial may begin.
+        held: Tells that none may begin for now.
         room: Returns the CPUs and GPUs that the cluster now has in all.
         ahead: Trials released beyond those for which there is room.
         out_of_memory: Takes a trial's configuration and the error; returns the configuration with
@@ -41,6 +42,7 @@ class CellSearch(SearchAlgorithm):
         cost: Callable[[Config], float],
         retries: Callable[[Config], int],
         stopping: Callable[[], bool],
+        held: Callable[[], bool],
         room: Callable[[], Mapping[str, float]],
         ahead: int,
         out_of_memory: Callable[[Config, str], Config | None],
@@ -51,6 +53,7 @@ class CellSearch(SearchAlgorithm):
         self._cost = cost
         self._retries = retries
         self._stopping = stopping
+        self._held = held
         self._room = room
         self._ahead = ahead
         self._out_of_memory = out_of_memory
@@ -86,7 +89,7 @@ class CellSearch(SearchAlgorithm):
 
     def next_trial(self) -> Trial | None:
         """Return the next cell's trial, None while none may begin."""
-        config = None if self._stopping() else self._order.next()
+        config = None if self._stopping() or self._held() else self._order.next()
         if config is None:
             return None
         cell_id = config["cell_id"]

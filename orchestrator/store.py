@@ -29,6 +29,7 @@ from trainables.files import (
     digest,
     read_checked,
     read_sealed_json,
+    remove_file,
     write_atomic,
 )
 from trainables.gentler import changes_after
@@ -230,7 +231,7 @@ class StoredCell(CellFolder):
 
     def clear_error(self) -> None:
         """Give the cell another chance."""
-        self.error_file.unlink(missing_ok=True)
+        remove_file(self.error_file)
 
     def log(self) -> list[dict[str, Any]]:
         """Return the lines of `log.jsonl`; a torn last line is left out."""

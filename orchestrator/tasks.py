@@ -13,6 +13,7 @@ from analysis.records import CellArtifacts, CellRecord, read_arrays
 from analysis.tables import depth_maps_table, table, tokens_table
 from orchestrator.store import Store
 from orchestrator.verified import Entries, written
+from trainables.patience import patience
 from trainables.store_path import StorePath
 
 Arrays = dict[str, np.ndarray]
@@ -38,23 +39,24 @@ def evaluate_cell(
 
     store = Store(study)
     stored = store.cell(cell_id)
-    cell, best = stored.cell(), load(stored.load_best())
-    for rate, folder in stored.evaluations().items():
-        if folder.metrics() is not None:
-            continue
-        made = evaluate(
-            cell if rate is None else cell.model_copy(update={"keep_rate": rate}),
-            best,
-            data_root=data_root,
-            index_folder=store.datasets,
-            host_weights=weights,
-            device=device_for(on_gpu),
-            threads=1,
-        )
-        arrays = {"patterns": made.patterns, "features": made.features}
-        folder.write(made.metrics, made.predictions, arrays if rate is None else {})
-    stored.discard_states()
-    return written(study, stored)
+    with patience():
+        cell, best = stored.cell(), load(stored.load_best())
+        for rate, folder in stored.evaluations().items():
+            if folder.metrics() is not None:
+                continue
+            made = evaluate(
+                cell if rate is None else cell.model_copy(update={"keep_rate": rate}),
+                best,
+                data_root=data_root,
+                index_folder=store.datasets,
+                host_weights=weights,
+                device=device_for(on_gpu),
+                threads=1,
+            )
+            arrays = {"patterns": made.patterns, "features": made.features}
+            folder.write(made.metrics, made.predictions, arrays if rate is None else {})
+        stored.discard_states()
+        return written(study, stored)
 
 
 def compare_pairs(

@@ -17,6 +17,7 @@ from orchestrator.cluster import Cluster
 from orchestrator.command import command_line
 from orchestrator.datasets import dataset_root
 from orchestrator.errors import UserError
+from orchestrator.free_space import FreeSpace
 from orchestrator.interrupts import Interrupts
 from orchestrator.observer import TrialObserver
 from orchestrator.progress import Progress
@@ -78,6 +79,7 @@ class Training:
             cost=lambda config: self.seconds[config["cell_id"]],
             retries=lambda config: 0 if config["cell_id"] in self.given_up_once else RETRIES,
             stopping=lambda: interrupts.requested,
+            held=FreeSpace(self.store.path, progress.note).is_short,
             room=ray.cluster_resources,
             ahead=READY_FOR_OLD_PROCESSES if self._reuses_actors else 1,
             out_of_memory=shortages.after,
@@ -105,7 +107,9 @@ class Training:
             run_config=tune.RunConfig(
                 name=name,
                 storage_path=str(traces),
-                callbacks=[TrialObserver(self.store, progress, on_trained, on_tick)],
+                callbacks=[
+                    TrialObserver(self.store, progress, on_trained, on_tick, interrupts.stop)
+                ],
                 # The store keeps every state; Tune's checkpoints would be second copies.
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                 verbose=0,

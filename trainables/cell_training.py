@@ -8,9 +8,10 @@ that is not finite, but gentler: the folder tells how often that has happened.
 import io
 import math
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors.torch import save as save_safetensors
@@ -21,9 +22,12 @@ from trainables.device import device_for
 from trainables.finite import NonFiniteError
 from trainables.gentler import changes_after, lost_after, with_changes
 from trainables.loop import Finetuning
+from trainables.patience import StorageError, patience
 from trainables.ranks import ALONE, Ranks
 from trainables.stop_file import StopFile
 from trainables.store_path import store_path
+
+T = TypeVar("T")
 
 REPORT_SECONDS = 15.0
 """How often a running cell reports, so that a watcher sees it move."""
@@ -64,14 +68,26 @@ class CellTraining:
         Returns:
             The report; `loss`, `step` and what is in the store are the same on all ranks.
         """
+        self._waited: list[str] = []
+        try:
+            report = self._train()
+        except StorageError as error:
+            if not error.full:
+                raise
+            # Another try would find the same: the cell goes on from what it has saved.
+            ended = {"interrupted": True, "storage_full": True, "finished": False, "done": True}
+            return ended | {"storage": [*self._waited, str(error)]}
+        return report | {"storage": self._waited}
+
+    def _train(self) -> dict[str, Any]:
         finetuning = self._finetuning = self._finetuning or self._begin_attempt()
         deadline = min(time.monotonic() + REPORT_SECONDS, self._checkpoint_due)
         try:
             report = finetuning.run(until=lambda: self._stopping() or time.monotonic() > deadline)
         except NonFiniteError as error:
             self.close()
-            return self._ranks.from_first(partial(self._end_attempt, error))
-        return report | self._ranks.from_first(partial(self._keep, finetuning, report))
+            return self._from_store(partial(self._end_attempt, error))
+        return report | self._from_store(partial(self._keep, finetuning, report))
 
     def close(self) -> None:
         """Let go of the model and end the processes that load data; a later `step` begins anew."""
@@ -81,7 +97,7 @@ class CellTraining:
 
     def _begin_attempt(self) -> Finetuning:
         """Go on from the newest whole state, as gently as the attempts so far ask for."""
-        attempts, saved, best = self._ranks.from_first(
+        attempts, saved, best = self._from_store(
             lambda: (
                 len(self._folder.attempts()),
                 self._folder.load_last(),
@@ -153,6 +169,21 @@ class CellTraining:
         self._folder.save_last(finetuning.step, buffer.getvalue())
         self._checkpoint_due = time.monotonic() + self._checkpoint_seconds
         return buffer.tell()
+
+    def _from_store(self, access: Callable[[], T]) -> T:
+        """Return on all ranks what the first one finds; wait while the storage fails."""
+
+        def outcome() -> T | StorageError:
+            try:
+                return access()
+            except StorageError as error:
+                return error  # For the others, who wait for an answer.
+
+        with patience(self._waited.append):
+            found = self._ranks.from_first(outcome)
+        if isinstance(found, StorageError):
+            raise found
+        return found
 
     def _stopping(self) -> bool:
         return self._stop_file.exists()

@@ -1,14 +1,19 @@
-"""Files that readers see whole or not at all, and that tell when they are damaged."""
+"""Files that readers see whole or not at all, and that tell when they are damaged.
+
+What fails is tried again where there is `trainables.patience`.
+"""
 
 import hashlib
 import json
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from secrets import token_hex
 from typing import Any, cast
 
+from trainables.patience import patiently
 from trainables.store_path import ObjectPath, StorePath
 
 
@@ -45,7 +50,7 @@ def write_atomic(path: StorePath, data: bytes) -> None:
     if isinstance(path, ObjectPath):
         path.write_bytes(data)
     else:
-        _write_aside(cast(Path, path), data)
+        patiently(lambda: _write_aside(cast(Path, path), data), path)
 
 
 def share_file(source: StorePath, target: StorePath) -> None:
@@ -67,7 +72,7 @@ def append_line(path: StorePath, line: str) -> None:
     if isinstance(path, ObjectPath):
         path.write_bytes((path.read_bytes() if path.is_file() else b"") + data)
     else:
-        _append(cast(Path, path), data)
+        patiently(lambda: _append(cast(Path, path), data), path)
 
 
 def remove_tree(path: StorePath) -> None:
@@ -75,7 +80,22 @@ def remove_tree(path: StorePath) -> None:
     if isinstance(path, ObjectPath):
         path.remove_tree()
     else:
-        shutil.rmtree(cast(Path, path), ignore_errors=True)
+        with suppress(FileNotFoundError):
+            patiently(lambda: shutil.rmtree(cast(Path, path)), path)
+
+
+def remove_file(path: StorePath) -> None:
+    """Remove a file, if there is one."""
+    patiently(lambda: path.unlink(missing_ok=True), path)
+
+
+def read_bytes(path: StorePath) -> bytes:
+    """Return the content of a file.
+
+    Raises:
+        FileNotFoundError: It is missing.
+    """
+    return patiently(path.read_bytes, path)
 
 
 def write_sealed_json(path: StorePath, payload: dict[str, Any]) -> None:
@@ -91,7 +111,7 @@ def read_sealed_json(path: StorePath) -> dict[str, Any] | None:
         DamagedFileError: The file is torn, or its content does not match its seal.
     """
     try:
-        payload = json.loads(path.read_bytes())
+        payload = json.loads(read_bytes(path))
     except FileNotFoundError:
         return None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -108,7 +128,7 @@ def read_checked(path: StorePath, expected_digest: str) -> bytes:
         DamagedFileError: The file is missing or its SHA-256 is not `expected_digest`.
     """
     try:
-        data = path.read_bytes()
+        data = read_bytes(path)
     except FileNotFoundError as error:
         raise DamagedFileError(path, "it is missing") from error
     if digest(data) != expected_digest:

@@ -1,6 +1,7 @@
 """The file with which a driver asks the cells of its launch, on whatever node, to save and end."""
 
 import time
+from contextlib import suppress
 
 from trainables.store_path import ObjectPath, store_path
 
@@ -22,8 +23,9 @@ class StopFile:
         self._existed = False
 
     def exists(self) -> bool:
-        """Look, or repeat what was seen a moment ago in an object store."""
+        """Look, or repeat what was seen a moment ago in an object store, or when it answered."""
         if time.monotonic() >= self._due:
-            self._existed = self._path.exists()
+            with suppress(OSError):
+                self._existed = self._path.exists()
             self._due = time.monotonic() + self._pause
         return self._existed

@@ -6,16 +6,20 @@ is in `trainables.files`.
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, TypeVar
 from urllib.parse import unquote, urlsplit
 
-from pyarrow.fs import FileInfo, FileSelector, FileSystem, FileType
+from pyarrow.fs import FileSelector, FileSystem, FileType
+
+from trainables.patience import patiently
+
+T = TypeVar("T")
 
 OPTIONS = {"s3": "?allow_delayed_open=true"}
 """Of each scheme's file system. On S3 a file of up to 5 MB is then one request, not three."""
@@ -103,15 +107,14 @@ class ObjectPath:
         """What follows the bucket, without the slash."""
         return self.uri.removeprefix(self._root).strip("/")
 
-    @property
-    def _filesystem(self) -> FileSystem:
-        return _opened(self._root)[0]
+    def _ask(self, request: Callable[[FileSystem, str], T]) -> T:
+        """Return what the store answers, given its file system and the path in that."""
 
-    @property
-    def _place(self) -> str:
-        """The path as the file system takes it."""
-        bucket = _opened(self._root)[1]
-        return f"{bucket}/{self._key}" if self._key else bucket
+        def asked() -> T:
+            filesystem, bucket = _opened(self._root)
+            return request(filesystem, f"{bucket}/{self._key}" if self._key else bucket)
+
+        return patiently(asked, self)
 
     @property
     def name(self) -> str:
@@ -160,8 +163,7 @@ class ObjectPath:
         base, wanted = self, parts[fixed:]
         for part in parts[:fixed]:
             base = base / part
-        for info in base._below(recursive=len(wanted) > 1):
-            found = info.path[len(base._place) :].strip("/").split("/")
+        for found in base._below(recursive=len(wanted) > 1):
             if len(found) == len(wanted) and all(map(fnmatchcase, found, wanted)):
                 yield base / "/".join(found)
 
@@ -171,8 +173,7 @@ class ObjectPath:
         Raises:
             FileNotFoundError: There is no such file.
         """
-        with self._filesystem.open_input_stream(self._place) as stream:
-            return bytes(stream.read())
+        return self._ask(_read)
 
     def read_text(self, *, errors: str | None = None) -> str:
         """Return the file's content, which is UTF-8."""
@@ -180,13 +181,12 @@ class ObjectPath:
 
     def write_bytes(self, data: bytes) -> int:
         """Replace the file; others see the old content until all of the new is there."""
-        with self._filesystem.open_output_stream(self._place) as stream:
-            return int(stream.write(data))
+        return self._ask(lambda filesystem, place: _write(filesystem, place, data))
 
     def unlink(self, missing_ok: bool = False) -> None:
         """Remove the file."""
         try:
-            self._filesystem.delete_file(self._place)
+            self._ask(FileSystem.delete_file)
         except FileNotFoundError:
             if not missing_ok:
                 raise
@@ -194,7 +194,7 @@ class ObjectPath:
     def remove_tree(self) -> None:
         """Remove all files below, if there are any."""
         with suppress(FileNotFoundError):
-            self._filesystem.delete_dir(self._place)
+            self._ask(FileSystem.delete_dir)
 
     def size_and_time(self) -> tuple[int, int]:
         """Return the file's size in bytes and its time of change in nanoseconds.
@@ -202,7 +202,7 @@ class ObjectPath:
         Raises:
             FileNotFoundError: There is no such file.
         """
-        info = self._filesystem.get_file_info(self._place)
+        info = self._ask(FileSystem.get_file_info)
         if info.type != FileType.File:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self))
         return info.size, info.mtime_ns
@@ -215,11 +215,17 @@ class ObjectPath:
                 yield name, info.size, (info.mtime_ns or 0) / 1e9
 
     def _type(self) -> Any:
-        return self._filesystem.get_file_info(self._place).type
+        return self._ask(FileSystem.get_file_info).type
 
-    def _below(self, *, recursive: bool) -> list[FileInfo]:
-        selector = FileSelector(self._place, recursive=recursive, allow_not_found=True)
-        return list(self._filesystem.get_file_info(selector))
+    def _below(self, *, recursive: bool) -> list[list[str]]:
+        """Return the parts of the paths, from here on, of what lies below."""
+
+        def listed(filesystem: FileSystem, place: str) -> list[list[str]]:
+            selector = FileSelector(place, recursive=recursive, allow_not_found=True)
+            found = [info.path for info in filesystem.get_file_info(selector)]
+            return [path[len(place) :].strip("/").split("/") for path in found]
+
+        return self._ask(listed)
 
 
 def store_path(text: str) -> StorePath:
@@ -254,6 +260,16 @@ def _object_path(uri: str) -> ObjectPath:
     for part in key:
         path = path / part
     return path
+
+
+def _read(filesystem: FileSystem, place: str) -> bytes:
+    with filesystem.open_input_stream(place) as stream:
+        return bytes(stream.read())
+
+
+def _write(filesystem: FileSystem, place: str, data: bytes) -> int:
+    with filesystem.open_output_stream(place) as stream:
+        return int(stream.write(data))
 
 
 @lru_cache

@@ -16,12 +16,15 @@ def twice(config):
     return config | {"cpu": 2 * config["cpu"]}
 
 
-def make(costs, *, after=None, stopping=lambda: False, max_concurrent=None, tmp_path):
+def make(
+    costs, *, after=None, stopping=lambda: False, held=lambda: False, max_concurrent=None, tmp_path
+):
     """Return a search over cells with costs; `after` names the prerequisite of some."""
     search = CellSearch(
         cost=lambda config: costs[config["cell_id"]],
         retries=lambda config: 2 if config["cell_id"] == "a" else 0,
         stopping=stopping,
+        held=held,
         room=lambda: {"CPU": 8.0, "GPU": 0.0},
         ahead=1,
         out_of_memory=lambda config, _: twice(config) if config["cpu"] < 4 else None,
@@ -160,3 +163,12 @@ def test_a_trial_that_never_began_ends_without_a_result(tmp_path):
     search.on_trial_complete("t")
     assert search.told == []
     assert search.is_finished()
+
+
+def test_no_cell_begins_while_they_are_held_and_all_do_later(tmp_path):
+    held = [True]
+    search = make({"a": 1, "b": 2}, held=lambda: held[0], tmp_path=tmp_path)
+    assert released(search) == []
+    assert not search.is_finished()
+    held[0] = False
+    assert released(search) == ["b", "a"]
