@@ -70,19 +70,17 @@ def patiently(operation: Callable[[], T], path: "StorePath") -> T:
     if granted is None:
         return operation()
     seconds, tell = granted
-    started = time.monotonic()
-    for number, pause in enumerate(_pauses()):
-        answer = _answer(operation)
+    started, pause = time.monotonic(), 0.0
+    while isinstance(answer := _answer(operation), OSError):
         waited = time.monotonic() - started
-        if not isinstance(answer, OSError):
-            if number > 0:
-                tell(f"the storage works again after {waited:.0f} s")
-            break
         if waited >= seconds:
             raise _given_up(path, answer, waited) from answer
-        if number == 0:
+        if not pause:
             tell(f"waiting for the storage, up to {seconds:g} s: {_reason(path, answer)}")
+        pause = min(2 * pause or SHORTEST_PAUSE, LONGEST_PAUSE)
         time.sleep(min(pause, seconds - waited))
+    if pause:
+        tell(f"the storage works again after {time.monotonic() - started:.0f} s")
     return answer
 
 
@@ -94,13 +92,6 @@ def _answer(operation: Callable[[], T]) -> T | OSError:
         raise
     except OSError as error:
         return error
-
-
-def _pauses() -> Iterator[float]:
-    pause = SHORTEST_PAUSE
-    while True:
-        yield pause
-        pause = min(2 * pause, LONGEST_PAUSE)
 
 
 def _given_up(path: "StorePath", error: OSError, waited: float) -> StorageError:
