@@ -102,6 +102,9 @@ class EvaluationFolder:
         record = read_sealed_json(self.path / "eval.json")
         if record is None:
             raise DamagedFileError(self.path / "eval.json", "it is missing")
+        for name in record["artifacts"]:
+            if name not in ARTIFACTS:
+                raise DamagedFileError(self.path / "eval.json", f"{name!r} is no artifact")
         return dict(record["artifacts"])
 
 

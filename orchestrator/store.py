@@ -20,7 +20,7 @@ from orchestrator.attempts import changes_in_words
 from orchestrator.driver_lock import driver_of
 from orchestrator.errors import UserError
 from orchestrator.evaluation_folder import EvaluationFolder
-from trainables.cell import Cell
+from trainables.cell import NAME, Cell
 from trainables.cell_folder import CellFolder
 from trainables.data.cache_file import cache_folder
 from trainables.files import (
@@ -116,6 +116,9 @@ class Store:
             raise DamagedFileError(path, "it is not valid YAML") from error
         if not isinstance(document, dict) or not {"name", "cells"} <= set(document):
             raise DamagedFileError(path, "it does not say what the study is")
+        for name in document["cells"]:
+            if not re.fullmatch(NAME, str(name)):
+                raise DamagedFileError(path, f"{name!r} is no id of a cell")
         return document
 
     def driver(self) -> str | None:

@@ -6,7 +6,14 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from orchestrator.store import CellState, Store, StoredCell
-from trainables.files import digest, read_checked, read_sealed_json, write_atomic, write_sealed_json
+from trainables.files import (
+    DamagedFileError,
+    digest,
+    read_checked,
+    read_sealed_json,
+    write_atomic,
+    write_sealed_json,
+)
 
 TABLES = (
     "results",
@@ -27,6 +34,8 @@ def tables_are_current(store: Store, cells: Sequence[StoredCell]) -> bool:
     if record is None or record["inputs"] != fingerprint(cells):
         return False
     for name, expected in record["files"].items():
+        if name.removesuffix(".parquet") not in TABLES:
+            raise DamagedFileError(store.tables / "inputs.json", f"{name!r} is no table")
         read_checked(store.tables / name, expected)
     return True
 

@@ -9,15 +9,20 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from trainables.recipe import Recipe
 
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
+"""What is part of a cell's id, and so of a path, holds no slash and does not begin with a dot."""
+
+Name = Annotated[str, Field(pattern=NAME)]
+
 
 class Cell(BaseModel):
     """A method at a keep rate on a host of some capacity, finetuned on a dataset from a seed."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    dataset: str
-    method: str
-    capacity: str
+    dataset: Name
+    method: Name
+    capacity: Name
     keep_rate: Annotated[float, Field(gt=0, le=1)]
     """Share of the patch tokens kept at each reduction stage, cumulative over the stages."""
     reduction_loc: tuple[int, ...]
@@ -28,7 +33,7 @@ class Cell(BaseModel):
     recipe: Recipe
     eval_keep_rates: tuple[Annotated[float, Field(gt=0, le=1)], ...] = ()
     """Other keep rates that the trained weights are evaluated at; the training is the same."""
-    prerequisite: str | None = None
+    prerequisite: Name | None = None
     """Id of the cell that is trained first, because its best weights teach this one."""
 
     @field_validator("reduction_loc")
