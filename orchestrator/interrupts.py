@@ -6,6 +6,7 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 
 from trainables.files import write_atomic
+from trainables.patience import patience
 from trainables.store_path import StorePath
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -22,6 +23,7 @@ class Interrupts:
     def __init__(self, stop_file: StorePath) -> None:
         self._stop_file = stop_file
         self.requested = False
+        self._told = False
         self.lost_to: str | None = None
         """The other driver that has taken the study over, if one has."""
 
@@ -61,5 +63,11 @@ class Interrupts:
     def stop(self) -> None:
         """Save and stop, as on the first signal."""
         self.requested = True
-        with suppress(OSError):  # A storage that fails or is full: cells find that out, too.
-            write_atomic(self._stop_file, b"")
+        self.tell_cells()
+
+    def tell_cells(self) -> None:
+        """Have running cells end if that is requested; repeat it, for the storage may fail."""
+        if self.requested and not self._told:
+            with patience(seconds=0), suppress(OSError):
+                write_atomic(self._stop_file, b"")
+                self._told = True

@@ -184,6 +184,7 @@ class Launch:
             else:
                 self.verified.add(outcome)
                 self.progress.set_state(cell_id, CellState.DONE)
+        self.interrupts.tell_cells()
         self.progress.tick()
 
     def _evaluation_failed(self, cell_id: str, error: Exception) -> None:

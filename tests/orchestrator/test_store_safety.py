@@ -1,11 +1,8 @@
 """A store is data from elsewhere: no name in it leads out of it, and nothing in it runs."""
 
-import io
 import json
-import pickle
 
 import pytest
-import torch
 import yaml
 
 from orchestrator.tables import publish_tables, tables_are_current
@@ -57,22 +54,6 @@ def test_a_table_is_one_of_those_that_a_study_has(store, name):
     write_sealed_json(path, {"inputs": {}, "files": {f"{name}.parquet": digest(b"")}})
     with pytest.raises(DamagedFileError, match="inputs.json is damaged: '.*' is no table"):
         tables_are_current(store, [])
-
-
-class Bomb:
-    """Sets a trap in whatever unpickles it."""
-
-    def __reduce__(self):
-        return exec, ("raise SystemExit('code from a store ran')",)
-
-
-def test_a_state_that_holds_code_is_refused(stored):
-    """As `CellTraining` reads it: a state of the right SHA-256 may still be anybody's."""
-    buffer = io.BytesIO()
-    torch.save({"weights": Bomb()}, buffer)
-    stored.save_last(99, buffer.getvalue())
-    with pytest.raises(pickle.UnpicklingError, match="Weights only load failed"):
-        torch.load(io.BytesIO(stored.load_last()), weights_only=True)
 
 
 def test_removing_a_folder_follows_no_link(tmp_path):

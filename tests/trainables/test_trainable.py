@@ -1,14 +1,20 @@
 """The trial around a cell's training: attempts that are not finite, and the ends of processes."""
 
+import errno
+import io
 import json
 import math
 import multiprocessing
+import os
+import pickle
 
 import pytest
 import torch
+from safetensors.torch import save
 
-from trainables import cell_training
+from trainables import cell_training, files, patience
 from trainables.cell_folder import CellFolder
+from trainables.patience import StorageError
 from trainables.trainable import FinetuneTrainable
 
 HALVED = {"lr": 5e-4, "min_lr": 5e-6, "warmup_lr": 5e-7}
@@ -243,3 +249,76 @@ def test_a_trial_is_named_after_its_cell_unless_others_follow_in_its_process(mak
     cell = make_cell()
     assert repr(start(cell)) == cell.id
     assert repr(start(cell, reused=True)) == f"{cell.id} and later cells"
+
+
+class Bomb:
+    """Sets a trap in whatever unpickles it."""
+
+    def __reduce__(self):
+        return exec, ("raise SystemExit('code from a store ran')",)
+
+
+def test_a_state_that_holds_code_is_refused(make_cell, start, folder):
+    """Whoever can write a store can give a state its right SHA-256."""
+    buffer = io.BytesIO()
+    torch.save({"weights": Bomb()}, buffer)
+    folder.save_last(4, buffer.getvalue())
+    with pytest.raises(pickle.UnpicklingError, match="Weights only load failed"):
+        start(make_cell()).train()
+
+
+@pytest.fixture
+def failing_disk(monkeypatch):
+    """Return a function that lets the next writes of states fail with an error's number."""
+    monkeypatch.setattr(patience, "SHORTEST_PAUSE", 0.001)
+    real, left = files._write_aside, [0, 0]
+
+    def write(path, data):
+        if path.suffix == ".pt" and left[0]:
+            left[0] -= 1
+            raise OSError(left[1], os.strerror(left[1]))
+        real(path, data)
+
+    def fail(number, times):
+        left[:] = times, number
+
+    monkeypatch.setattr(files, "_write_aside", write)
+    return fail
+
+
+def test_a_storage_that_fails_for_a_while_costs_the_cell_nothing(
+    make_cell, start, folder, failing_disk, finetune
+):
+    expected = finetune(make_cell())
+    expected.run(lambda: False)
+    failing_disk(errno.EIO, times=3)
+    reports = run(start(make_cell()))
+    waiting, works = (words for report in reports for words in report["storage"])
+    assert waiting.endswith("state-00000004.pt: Input/output error")
+    assert works.startswith("the storage works again after")
+    assert (reports[-1]["finished"], result_of(folder)["attempts"]) == (True, [])
+    assert folder.load_best() == save(expected.best[0])
+
+
+def test_a_full_disk_ends_the_cell_with_its_last_good_state(
+    make_cell, start, folder, failing_disk, monkeypatch
+):
+    trial = start(make_cell(checkpoint_minutes=1e-6))  # A state after every step.
+    trial.train()
+    monkeypatch.setattr(patience, "PATIENCE_SECONDS", 0.02)
+    failing_disk(errno.ENOSPC, times=10**9)
+    report = trial.train()
+    assert (report["done"], report["interrupted"], report["storage_full"]) == (True, True, True)
+    assert "No space left on device: / has " in report["storage"][-1]
+    assert saved_steps(folder) == [1]
+    failing_disk(0, times=0)
+    assert run(start(make_cell(checkpoint_minutes=1e-6)))[-1]["first_step"] == 1
+
+
+def test_a_storage_that_fails_for_good_fails_the_attempt(
+    make_cell, start, failing_disk, monkeypatch
+):
+    monkeypatch.setattr(patience, "PATIENCE_SECONDS", 0.02)
+    failing_disk(errno.EIO, times=10**9)
+    with pytest.raises(StorageError, match="Input/output error; mend that and launch the study"):
+        run(start(make_cell()))
