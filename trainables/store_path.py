@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Protocol, Self, TypeVar
 from urllib.parse import unquote, urlsplit
 
-from pyarrow.fs import FileSelector, FileSystem, FileType
+from pyarrow.fs import FileInfo, FileSelector, FileSystem, FileType
 
 from trainables.patience import patiently
 
@@ -163,9 +163,10 @@ class ObjectPath:
         base, wanted = self, parts[fixed:]
         for part in parts[:fixed]:
             base = base / part
-        for found in base._below(recursive=len(wanted) > 1):
+        for name, _ in base._below(recursive=len(wanted) > 1):
+            found = name.split("/")
             if len(found) == len(wanted) and all(map(fnmatchcase, found, wanted)):
-                yield base / "/".join(found)
+                yield base / name
 
     def read_bytes(self) -> bytes:
         """Return the file's content.
@@ -209,21 +210,20 @@ class ObjectPath:
 
     def listing(self) -> Iterator[tuple[str, int, float]]:
         """Yield path below this, bytes and time of change, since the epoch, of all files below."""
-        for info in self._below(recursive=True):
+        for name, info in self._below(recursive=True):
             if info.type == FileType.File:
-                name = info.path[len(self._place) :].strip("/")
                 yield name, info.size, (info.mtime_ns or 0) / 1e9
 
     def _type(self) -> Any:
         return self._ask(FileSystem.get_file_info).type
 
-    def _below(self, *, recursive: bool) -> list[list[str]]:
-        """Return the parts of the paths, from here on, of what lies below."""
+    def _below(self, *, recursive: bool) -> list[tuple[str, FileInfo]]:
+        """Return what lies below, each with its path from here on."""
 
-        def listed(filesystem: FileSystem, place: str) -> list[list[str]]:
+        def listed(filesystem: FileSystem, place: str) -> list[tuple[str, FileInfo]]:
             selector = FileSelector(place, recursive=recursive, allow_not_found=True)
-            found = [info.path for info in filesystem.get_file_info(selector)]
-            return [path[len(place) :].strip("/").split("/") for path in found]
+            found = filesystem.get_file_info(selector)
+            return [(info.path[len(place) :].strip("/"), info) for info in found]
 
         return self._ask(listed)
 

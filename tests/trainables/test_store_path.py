@@ -87,6 +87,13 @@ def test_globs_find_files_and_folders(store_folder, pattern, found):
     assert paths == [store_folder / name for name in found]
 
 
+def test_a_listing_has_all_files_with_their_sizes(s3_folder):
+    for name in ("study.yaml", "cells/a/cell.json"):
+        write_atomic(s3_folder / name, name.encode())
+    listed = {name: size for name, size, _ in s3_folder.listing()}
+    assert listed == {"study.yaml": 10, "cells/a/cell.json": 17}
+
+
 def test_removing_leaves_the_rest(store_folder):
     for name in ("a/1", "a/b/2", "c"):
         write_atomic(store_folder / name, b"x")
