@@ -1,12 +1,14 @@
 """The report stage: the study's page, from the store alone."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from orchestrator.records import record_of
 from orchestrator.store import Store, StoredCell
 from orchestrator.tables import fingerprint, read_tables
 from trainables.files import (
+    DamagedFileError,
     digest,
     read_checked,
     read_sealed_json,
@@ -16,27 +18,47 @@ from trainables.files import (
 
 
 def report_is_current(store: Store, cells: Sequence[StoredCell]) -> bool:
-    """Tell whether the page is whole and shows these cells as they are now."""
-    record = read_sealed_json(store.report.with_name("inputs.json"))
+    """Tell whether page and figures are whole and show these cells as they are now."""
+    record = read_sealed_json(_record(store))
     if record is None or record["inputs"] != _inputs(store, cells):
         return False
     read_checked(store.report, record["sha256"])
+    for name, expected in record["figures"].items():
+        read_checked(store.figures / name, expected)
     return True
 
 
 def write_report(store: Store, cells: Sequence[StoredCell]) -> None:
-    """Render the page, also of a study that is not finished."""
+    """Render the page and its figures, also of a study that is not finished."""
     from analysis.report import render  # Imports plotly.
 
     inputs = _inputs(store, cells)
     study = store.read_study()
     provenance = {"git commit": str(study["git_commit"]), **study["versions"]}
     records = [record_of(cell) for cell in cells]
-    page = render(study["name"], records, read_tables(store), provenance).encode()
-    write_atomic(store.report, page)
-    write_sealed_json(
-        store.report.with_name("inputs.json"), {"inputs": inputs, "sha256": digest(page)}
-    )
+    page, figures = render(study["name"], records, read_tables(store), provenance)
+    write_atomic(store.report, page.encode())
+    drawn = {}
+    for name, content in figures.files():
+        write_atomic(store.figures / name, content)
+        drawn[name] = digest(content)
+    _remove_others(store, drawn)
+    vouched = {"inputs": inputs, "sha256": digest(page.encode()), "figures": drawn}
+    write_sealed_json(_record(store), vouched)
+
+
+def _remove_others(store: Store, drawn: Mapping[str, str]) -> None:
+    """Remove the figures of an earlier report that this one does not have."""
+    try:
+        earlier = read_sealed_json(_record(store)) or {}
+    except DamagedFileError:
+        return
+    for name in set(earlier.get("figures", ())) - set(drawn):
+        (store.figures / name).unlink(missing_ok=True)
+
+
+def _record(store: Store) -> Path:
+    return store.report.with_name("inputs.json")
 
 
 def _inputs(store: Store, cells: Sequence[StoredCell]) -> dict[str, Any]:

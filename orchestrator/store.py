@@ -87,6 +87,11 @@ class Store:
         """The study's page."""
         return self.path / "report" / "index.html"
 
+    @property
+    def figures(self) -> Path:
+        """Folder of the page's figures as files."""
+        return self.path / "figures"
+
     def cell(self, cell_id: str, eval_keep_rates: tuple[float, ...] | None = None) -> "StoredCell":
         """Return the folder of one cell, whether it exists yet or not.
 

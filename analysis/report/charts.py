@@ -4,19 +4,35 @@ Colours of the form `var(--name)` are CSS variables; the page fills them in, so 
 follows the light and the dark theme.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from statistics import fmean
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from analysis.records import CellRecord
-from analysis.report.style import BASELINE, MethodStyle
+from analysis.report.style import BASELINE, SOFT, MethodStyle
+from analysis.statistics import pareto_front
 
 Figure = dict[str, Any]
 
 METRIC_NAMES = {"top1": "top-1 accuracy (%)", "map": "mAP (%)"}
+
+
+class Cost(NamedTuple):
+    """Something that engineers weigh against accuracy."""
+
+    title: str
+    unit: str
+    more_is_better: bool
+
+
+COSTS = {
+    "gmacs": Cost("GMACs per image", "GMACs", more_is_better=False),
+    "images_per_second": Cost("images per second", "images/s", more_is_better=True),
+}
 
 
 def accuracy_by_rate(
@@ -48,33 +64,69 @@ def accuracy_by_rate(
     }
 
 
-def accuracy_by_cost(records: Sequence[CellRecord], styles: dict[str, MethodStyle]) -> Figure:
-    """Accuracy of evaluated cells of one dataset against GMACs; markers grow with capacity."""
-    capacities = sorted({record.capacity for record in records}, key=_mean_cost(records))
+def accuracy_by_cost(
+    records: Sequence[CellRecord], styles: dict[str, MethodStyle], cost: str
+) -> Figure:
+    """Accuracy of evaluated cells of one dataset against what they cost.
+
+    Markers grow with capacity.
+
+    Args:
+        records: Evaluated cells.
+        styles: Style of every method.
+        cost: A metric of `COSTS`.
+    """
+    known = [record for record in records if record.metrics.get(cost)]
+    capacities = sorted({record.capacity for record in known}, key=_mean_size(known))
     traces = []
     for method, style in styles.items():
         for place, capacity in enumerate(capacities):
-            mine = [r for r in records if (r.method, r.capacity) == (method, capacity)]
-            mine = sorted(
-                (r for r in mine if "gmacs" in r.metrics), key=lambda r: r.metrics["gmacs"]
-            )
+            mine = [r for r in known if (r.method, r.capacity) == (method, capacity)]
+            mine.sort(key=lambda record: record.metrics[cost])
             if not mine:
                 continue
             trace = _line(
                 method,
                 style,
-                [record.metrics["gmacs"] for record in mine],
+                [record.metrics[cost] for record in mine],
                 [[record.metrics["accuracy"]] for record in mine],
             )
             trace["marker"]["size"] = 7 + 3 * place
             trace["text"] = [f"{escape(capacity)}, keep rate {r.keep_rate:g}" for r in mine]
-            trace["hovertemplate"] = "%{text}<br>%{x:.3g} GMACs<br>%{y:.2f}"
+            trace["hovertemplate"] = f"%{{text}}<br>%{{x:.4g}} {COSTS[cost].unit}<br>%{{y:.2f}}"
             traces.append(trace)
+    return {
+        "data": [*_front(known, cost), *traces],
+        "layout": {
+            "xaxis": {"title": {"text": COSTS[cost].title}, "rangemode": "tozero"},
+            "yaxis": {"title": {"text": _metric_name(records)}},
+        },
+    }
+
+
+def by_block(
+    lines: Mapping[str, Mapping[int, float]], styles: dict[str, MethodStyle], title: str
+) -> Figure:
+    """One value a block of each method, from the first block to the last.
+
+    Args:
+        lines: Method -> block -> value.
+        styles: Style of every method.
+        title: What the values are.
+    """
+    traces = []
+    for method, values in lines.items():
+        blocks = sorted(values)
+        points = [[values[block]] for block in blocks]
+        trace = _line(method, styles[method], blocks, points)
+        trace["hovertemplate"] = "block %{x}<br>%{y:.3f}"
+        traces.append(trace)
+    ticks = sorted({block for values in lines.values() for block in values})
     return {
         "data": traces,
         "layout": {
-            "xaxis": {"title": {"text": "GMACs per image"}, "rangemode": "tozero"},
-            "yaxis": {"title": {"text": _metric_name(records)}},
+            "xaxis": {"title": {"text": "block"}, "tickvals": ticks},
+            "yaxis": {"title": {"text": title}, "rangemode": "tozero"},
         },
     }
 
@@ -123,6 +175,19 @@ def matrix(rows: pd.DataFrame, value: str, methods: Sequence[str], *, alike: flo
     }
 
 
+def depth_map(values: np.ndarray, low: float, high: float) -> Figure:
+    """A token-depth map [rows, columns], coloured from `low` to `high`."""
+    heatmap = {
+        "type": "heatmap",
+        "z": values.tolist(),
+        "zmin": low,
+        "zmax": high,
+        "colorscale": "Cividis",
+        "colorbar": {"tickvals": [low, high]},
+    }
+    return {"data": [heatmap], "layout": {}}
+
+
 def _by_rate(records: Iterable[CellRecord]) -> dict[float, list[float]]:
     points: dict[float, list[float]] = {}
     for record in sorted(records, key=lambda record: record.keep_rate):
@@ -155,12 +220,34 @@ def _line(
     }
 
 
-def _mean_cost(records: Sequence[CellRecord]) -> Any:
-    def cost(capacity: str) -> float:
+def _front(records: Sequence[CellRecord], cost: str) -> list[dict[str, Any]]:
+    """The Pareto front: no other cell is as accurate and costs as little."""
+    sign = -1.0 if COSTS[cost].more_is_better else 1.0
+    points = [(record.metrics[cost], record.metrics["accuracy"]) for record in records]
+    x, y = np.array(points, dtype=np.float64).reshape(-1, 2).T
+    best = pareto_front(sign * x, y)
+    if not best.any():
+        return []
+    order = np.argsort(x[best])
+    return [
+        {
+            "type": "scatter",
+            "mode": "lines",
+            "name": "Pareto front",
+            "x": x[best][order].tolist(),
+            "y": y[best][order].tolist(),
+            "line": {"color": SOFT, "dash": "dash", "width": 1},
+            "hoverinfo": "skip",
+        }
+    ]
+
+
+def _mean_size(records: Sequence[CellRecord]) -> Any:
+    def size(capacity: str) -> float:
         known = [r.metrics.get("parameters", 0) for r in records if r.capacity == capacity]
         return fmean(known)
 
-    return cost
+    return size
 
 
 def _metric_name(records: Sequence[CellRecord]) -> str:

@@ -9,15 +9,17 @@ import pandas as pd
 
 from analysis.records import CellRecord
 from analysis.report import charts, markup, pixels
+from analysis.report.charts import Figure
+from analysis.report.figures import Figures
 from analysis.report.groups import by_setting, cells_at_rate, rates_of
-from analysis.report.style import BASELINE, ordered_methods
+from analysis.report.style import BASELINE, method_styles, ordered_methods
 
 Tables = Mapping[str, pd.DataFrame]
 
 NOTHING_COMPARED = "No two cells have been compared yet."
 
 
-def token_depth(records: Sequence[CellRecord], tables: Tables) -> str:
+def token_depth(records: Sequence[CellRecord], tables: Tables, figures: Figures) -> str:
     """Token-depth maps, methods down and keep rates across."""
     table = tables.get("depth_maps", pd.DataFrame())
     maps = {} if table.empty else _maps(table)
@@ -28,7 +30,12 @@ def token_depth(records: Sequence[CellRecord], tables: Tables) -> str:
     values = [maps[record.cell_id] for record in mapped]
     low, high = min(m.min() for m in values), max(m.max() for m in values)
     high = max(high, low + 1)  # All constant: any scale will do.
-    settings = {title: _map_grid(c, maps, low, high) for title, c in by_setting(mapped).items()}
+    settings = {}
+    for title, cells in by_setting(mapped).items():
+        grid = _mean_maps(cells, maps)
+        settings[title] = _map_grid(grid, low, high)
+        drawn = {f"{m} at {r:g}": charts.depth_map(v, low, high) for (m, r), v in grid.items()}
+        figures.add(f"token depth {title}", drawn)
     scale = (
         f'<div class="scale">{low:.1f}<span style="background:linear-gradient(90deg,'
         f'{pixels.CSS_GRADIENT})"></span>{high:.1f}</div>'
@@ -75,14 +82,17 @@ _MEASURES = (
 )  # fmt: skip
 
 
-def similarity(records: Sequence[CellRecord], tables: Tables) -> str:
+def similarity(records: Sequence[CellRecord], tables: Tables, figures: Figures) -> str:
     """Matrices of how alike methods are at the same keep rate."""
-    figures = [_matrices(records, tables, measure) for measure in _MEASURES]
-    content = "".join(figures) or markup.empty(NOTHING_COMPARED)
+    parts = [_matrices(records, tables, measure, figures) for measure in _MEASURES]
+    parts.append(_distance_by_depth(records, tables, figures))
+    content = "".join(parts) or markup.empty(NOTHING_COMPARED)
     return markup.section("similarity", "Similarity of methods", content)
 
 
-def _matrices(records: Sequence[CellRecord], tables: Tables, measure: _Measure) -> str:
+def _matrices(
+    records: Sequence[CellRecord], tables: Tables, measure: _Measure, figures: Figures
+) -> str:
     table = tables.get(measure.table, pd.DataFrame())
     if table.empty:
         return ""
@@ -96,7 +106,8 @@ def _matrices(records: Sequence[CellRecord], tables: Tables, measure: _Measure) 
             plots = _panels(inside, measure, methods)
             if plots:
                 width = max(16, 5 + 2 * len({*inside["method_a"]}))
-                found[f"{title} · keep rate {rate:g}"] = markup.panels(plots, width)
+                view = f"{title} · keep rate {rate:g}"
+                found[view] = figures.shown(f"{measure.value} {view}", plots, width)
     if not found:
         return ""
     images = ", ".join(str(n) for n in sorted(rows["images"].unique()))
@@ -105,20 +116,55 @@ def _matrices(records: Sequence[CellRecord], tables: Tables, measure: _Measure) 
     return heading + markup.figure(markup.views(found, "Cells of"), caption)
 
 
-def _panels(rows: pd.DataFrame, measure: _Measure, methods: Sequence[str]) -> list[str]:
+def _distance_by_depth(records: Sequence[CellRecord], tables: Tables, figures: Figures) -> str:
+    """How far each method's features are from those of the unreduced model, block by block."""
+    table = tables.get("features", pd.DataFrame())
+    baselines = {record.cell_id for record in records if record.family == BASELINE}
+    if table.empty or not table["cell_b"].isin(baselines).any():
+        return ""
+    rows = table[table["cell_b"].isin(baselines) & (table["comparison"] == "models")]
+    styles = method_styles(records)
+    found = {}
+    for title, cells in by_setting(records).items():
+        for rate in rates_of([cell for cell in cells if cell.family != BASELINE]):
+            ids = {record.cell_id for record in cells_at_rate(cells, rate)}
+            inside = rows[rows["cell_a"].isin(ids) & rows["cell_b"].isin(ids)]
+            if lines := _lines(inside):
+                view = f"{title} · keep rate {rate:g}"
+                plot = charts.by_block(lines, styles, "linear CKA distance")
+                found[view] = figures.shown(f"cka by block {view}", {view: plot})
+    if not found:
+        return ""
+    images = ", ".join(str(n) for n in sorted(rows["images"].unique()))
+    caption = (
+        "Linear CKA distance of each method's CLS features from those of the model without "
+        "reduction, after each reduction stage and the last block; 0 is the same up to rotation "
+        f"and scale. Computed on {images} images a pair."
+    )
+    heading = "<h3>Distance from the unreduced model, block by block</h3>"
+    return heading + markup.figure(markup.views(found, "Cells of"), caption)
+
+
+def _lines(rows: pd.DataFrame) -> dict[str, dict[int, float]]:
+    """Mean distance over seeds, by method and block."""
+    means = rows.dropna(subset=["cka"]).groupby(["method_a", "block"], sort=False)["cka"].mean()
+    lines: dict[str, dict[int, float]] = {}
+    for row in means.round(4).reset_index().itertuples():
+        lines.setdefault(str(row.method_a), {})[row.block] = row.cka  # type: ignore[index,assignment]
+    return lines
+
+
+def _panels(rows: pd.DataFrame, measure: _Measure, methods: Sequence[str]) -> dict[str, Figure]:
     """One matrix for every stage; of features only the last block's."""
     places = sorted(rows[measure.place].unique())
     if measure.place == "block":
         places = places[-1:]
-    return [
-        markup.chart(
-            charts.matrix(
-                rows[rows[measure.place] == place], measure.value, methods, alike=measure.alike
-            ),
-            f"after block {place}",
+    return {
+        f"after block {place}": charts.matrix(
+            rows[rows[measure.place] == place], measure.value, methods, alike=measure.alike
         )
         for place in places
-    ]
+    }
 
 
 def _maps(table: pd.DataFrame) -> dict[str, np.ndarray]:
@@ -129,17 +175,28 @@ def _maps(table: pd.DataFrame) -> dict[str, np.ndarray]:
     }
 
 
-def _map_grid(
-    cells: Sequence[CellRecord], maps: Mapping[str, np.ndarray], low: float, high: float
-) -> str:
-    """Small maps of every method at each of its keep rates, the mean over seeds."""
-    blocks = []
+def _mean_maps(
+    cells: Sequence[CellRecord], maps: Mapping[str, np.ndarray]
+) -> dict[tuple[str, float], np.ndarray]:
+    """Maps by method and keep rate, the mean over seeds."""
+    found = {}
     for method in ordered_methods(cells):
         mine = [cell for cell in cells if cell.method == method]
-        row = ""
         for rate in rates_of(mine):
             seeds = [maps[cell.cell_id] for cell in mine if cell.keep_rate == rate]
-            row += _map(np.mean(seeds, axis=0), method, rate, low, high)
+            found[method, rate] = np.mean(seeds, axis=0)
+    return found
+
+
+def _map_grid(maps: Mapping[tuple[str, float], np.ndarray], low: float, high: float) -> str:
+    """Small maps of every method at each of its keep rates."""
+    blocks = []
+    for method in dict.fromkeys(method for method, _ in maps):
+        row = "".join(
+            _map(values, method, rate, low, high)
+            for (of, rate), values in maps.items()
+            if of == method
+        )
         blocks.append(f"<div><h3>{escape(method)}</h3><div>{row}</div></div>")
     return f'<div class="maps">{"".join(blocks)}</div>'
 

@@ -7,9 +7,19 @@ from statistics import fmean
 
 from analysis.records import CellRecord
 from analysis.report import charts, markup
+from analysis.report.figures import Figures
 from analysis.report.groups import by_setting, evaluated, group, images_used, rates_of
 from analysis.report.style import BASELINE, legend, method_styles
 
+COSTS_IN_WORDS = {
+    "gmacs": "The same accuracies against the multiply-accumulate operations of an image (what "
+    "papers call GFLOPs), counted from the real tokens at every stage. Up and to the left is "
+    "better; the dashed line is the Pareto front: no other cell is as accurate at as little cost. "
+    "A line joins the keep rates of a method and capacity; larger markers are larger capacities.",
+    "images_per_second": "The same accuracies against measured throughput. Up and to the right is "
+    "better. Throughput was measured on the device the cell was evaluated on, beside whatever else "
+    "ran there.",
+}
 NOTHING_EVALUATED = "No cell has been evaluated yet."
 STATES = ("done", "running", "trained", "interrupted", "pending", "failed", "damaged")
 """Order of the states in the summary; others follow."""
@@ -34,39 +44,32 @@ def summary(records: Sequence[CellRecord]) -> str:
     return markup.section("summary", "Summary", head + _best_cells(evaluated(records)))
 
 
-def accuracy(records: Sequence[CellRecord]) -> str:
-    """Accuracy against keep rate and against cost."""
+def accuracy(records: Sequence[CellRecord], figures: Figures) -> str:
+    """Accuracy against keep rate, cost and throughput."""
     done = evaluated(records)
     if not done:
         return markup.section("accuracy", "Accuracy", markup.empty(NOTHING_EVALUATED))
     styles = method_styles(records)
     rates = rates_of([record for record in done if record.family != BASELINE] or done)
-    by_rate = [
-        markup.chart(charts.accuracy_by_rate(cells, styles, rates), title)
+    by_rate = {
+        title: charts.accuracy_by_rate(cells, styles, rates)
         for title, cells in by_setting(done).items()
-    ]
-    by_cost = [
-        markup.chart(charts.accuracy_by_cost(cells, styles), dataset)
-        for dataset, cells in group(done, "dataset").items()
-    ]
-    images = images_used(done)
-    content = (
-        f'<div class="legend" title="Click to hide or show">{legend(records)}</div>'
-        + markup.figure(
-            markup.panels(by_rate),
-            "Accuracy of each cell's best weights against its keep rate; the dotted line is the "
-            "model without reduction. Read off how much each method loses as fewer tokens are "
-            "kept. A point is the mean over seeds, a bar their range. "
-            f"Computed on all evaluation images: {images}.",
-        )
-        + markup.figure(
-            markup.panels(by_cost),
-            "The same accuracies against the multiply-accumulate operations of an image (what "
-            "papers call GFLOPs), counted from the real tokens at every stage. Up and to the left "
-            "is better. A line joins the keep rates of a method and capacity; larger markers are "
-            f"larger capacities. Computed on all evaluation images: {images}.",
-        )
+    }
+    images = f"Computed on all evaluation images: {images_used(done)}."
+    content = f'<div class="legend" title="Click to hide or show">{legend(records)}</div>'
+    content += markup.figure(
+        figures.shown("accuracy by keep rate", by_rate),
+        "Accuracy of each cell's best weights against its keep rate; the dotted line is the "
+        "model without reduction. Read off how much each method loses as fewer tokens are "
+        f"kept. A point is the mean over seeds, a bar their range. {images}",
     )
+    for cost, words in COSTS_IN_WORDS.items():
+        by_cost = {
+            str(dataset): charts.accuracy_by_cost(cells, styles, cost)
+            for dataset, cells in group(done, "dataset").items()
+        }
+        shown = figures.shown(f"accuracy by {charts.COSTS[cost].title}", by_cost)
+        content += markup.figure(shown, f"{words} {images}")
     return markup.section("accuracy", "Accuracy", content)
 
 

@@ -9,7 +9,8 @@ import pandas as pd
 from analysis.records import CellRecord
 from analysis.report import markup
 from analysis.report.charts import Figure
-from analysis.report.style import MethodStyle, method_styles
+from analysis.report.figures import Figures
+from analysis.report.style import LINE, MethodStyle, method_styles
 
 Tables = Mapping[str, pd.DataFrame]
 
@@ -28,7 +29,7 @@ _NAMES = {
 }  # fmt: skip
 
 
-def ranks(records: Sequence[CellRecord], tables: Tables) -> str:
+def ranks(records: Sequence[CellRecord], tables: Tables, figures: Figures) -> str:
     """Average ranks of the methods with the critical difference, over all datasets and for each."""
     table = tables.get("ranks", pd.DataFrame())
     ranked = table.dropna(subset=["average_rank"]) if len(table) else table
@@ -36,20 +37,21 @@ def ranks(records: Sequence[CellRecord], tables: Tables) -> str:
         nothing = markup.empty("No block of cells is finished for several methods yet.")
         return markup.section("ranks", "Ranks", nothing)
     styles = method_styles(records)
-    plots = [
-        markup.chart(_rank_diagram(rows, styles), _rank_title(rows))
+    plots = {
+        _rank_title(rows): _rank_diagram(rows, styles)
         for _, rows in ranked.groupby("dataset", dropna=False, sort=False)
-    ]
+    }
     caption = (
         "Average rank of each method by accuracy over all combinations of dataset, capacity and "
         "keep rate in which all of them are done; 1 is the best. Methods within the grey band "
         "cannot be told apart from the best one at 5 % (Nemenyi's critical difference). A small p "
         "(Friedman's test) says that the methods do not all rank alike."
     )
-    return markup.section("ranks", "Ranks", markup.figure(markup.panels(plots), caption))
+    body = markup.figure(figures.shown("ranks", plots), caption)
+    return markup.section("ranks", "Ranks", body)
 
 
-def correlations(tables: Tables) -> str:
+def correlations(tables: Tables, figures: Figures) -> str:
     """Heat maps of how similarity goes with the difference of accuracies."""
     table = tables.get("correlations", pd.DataFrame())
     known = table.dropna(subset=["spearman"]) if len(table) else table
@@ -57,7 +59,7 @@ def correlations(tables: Tables) -> str:
         nothing = "No group of at least 3 compared pairs yet."
         return markup.section("correlations", "Likeness and accuracy", markup.empty(nothing))
     shown = {
-        title: markup.panels([markup.chart(_correlation_map(rows), title)])
+        title: figures.shown(f"correlations {title}", {title: _correlation_map(rows)})
         for comparison in COMPARISONS
         for title, rows in _views(known, comparison).items()
     }
@@ -85,7 +87,7 @@ def _rank_diagram(rows: pd.DataFrame, styles: Mapping[str, MethodStyle]) -> Figu
     best, difference = rows["average_rank"].min(), rows["critical_difference"].iloc[0]
     band = {
         "type": "rect", "xref": "x", "yref": "paper", "x0": best, "y0": 0, "y1": 1,
-        "x1": best + difference, "fillcolor": "var(--line)", "line": {"width": 0}, "layer": "below",
+        "x1": best + difference, "fillcolor": LINE, "line": {"width": 0}, "layer": "below",
     }  # fmt: skip
     traces = [_rank(row, styles[str(row.method)]) for row in rows.itertuples()]
     return {

@@ -29,6 +29,10 @@ SYMBOLS = {
 """Plotly's name of a marker -> its outline in a 22 x 14 box."""
 INK = "var(--ink)"
 """The page's text colour, light or dark."""
+SOFT = "var(--soft)"
+LINE = "var(--line)"
+THEME = {INK: "#1b2130", SOFT: "#5b6475", LINE: "#dfe3ea"}
+"""The page's light colours, which files take."""
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,14 @@
+import base64
+import io
 import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
+from xml.etree import ElementTree
 
+import numpy as np
 import pytest
+from PIL import Image
 from plotly import graph_objects
 
 from analysis.report import render
@@ -11,6 +16,10 @@ from analysis.report.pixels import heat_map_uri
 from analysis.report.style import method_styles, ordered_methods
 
 PROVENANCE = {"git commit": "abc <1>", "torch": "2.14.1"}
+
+
+def page_of(*arguments):
+    return render(*arguments).page
 
 
 class _Tags(HTMLParser):
@@ -36,7 +45,7 @@ class _Tags(HTMLParser):
 
 @pytest.fixture(scope="module")
 def page(report_records, report_tables):
-    return render("demo & <more>", report_records, report_tables, PROVENANCE)
+    return page_of("demo & <more>", report_records, report_tables, PROVENANCE)
 
 
 def _figures(page):
@@ -68,7 +77,7 @@ def test_plotly_accepts_every_figure(page):
     figures = _figures(page)
     assert len(figures) > 20
     for figure in figures:
-        text = json.dumps(figure).replace("var(--ink)", "#000000")
+        text = json.dumps(figure).replace("var(--ink)", "#000000").replace("var(--soft)", "#777777")
         graph_objects.Figure(json.loads(text))
 
 
@@ -79,6 +88,8 @@ def test_a_method_looks_the_same_in_every_figure(page, report_records):
     for figure in _figures(page):
         for trace in figure["data"]:
             if trace["type"] == "scatter":
+                if trace["name"] == "Pareto front":
+                    continue
                 style = styles[trace["meta"]]
                 line = {"color": style.colour, "dash": style.dash, "width": 2}
                 assert trace.get("line", line) == line
@@ -102,7 +113,7 @@ def test_accuracy_is_the_mean_over_seeds_with_their_range(report_records):
         replace(cell, seed=seed, metrics={**cell.metrics, "accuracy": accuracy})
         for seed, accuracy in enumerate((80.0, 90.0, 94.0))
     ]
-    (trace,) = _figures(render("s", seeds, {}, {}))[0]["data"]
+    (trace,) = _figures(page_of("s", seeds, {}, {}))[0]["data"]
     assert (trace["x"], trace["y"]) == ([cell.keep_rate], [88.0])
     assert (trace["error_y"]["array"], trace["error_y"]["arrayminus"]) == ([6.0], [8.0])
 
@@ -124,7 +135,7 @@ def test_matrices_hold_the_tables_values(page, report_tables):
 
 def test_ranks_are_drawn_best_first_with_the_critical_difference(report_records, report_tables):
     ranked = report_tables["ranks"].dropna(subset=["average_rank"])
-    page = render("s", report_records, {"ranks": ranked.assign(critical_difference=1.5)}, {})
+    page = page_of("s", report_records, {"ranks": ranked.assign(critical_difference=1.5)}, {})
     rows = ranked[ranked["dataset"].isna()].sort_values("average_rank")
     diagrams = [f for f in _figures(page) if f["layout"]["xaxis"].get("title") == RANK_AXIS]
     assert len(diagrams) == ranked["dataset"].nunique(dropna=False) > 1
@@ -161,45 +172,102 @@ def test_correlations_show_the_tables_values_and_mark_what_is_significant(page, 
 
 def test_study_without_results_still_has_a_page(report_records):
     waiting = [replace(r, state="pending", metrics={}, progress={}) for r in report_records]
-    read = _Tags(render("s", waiting, {}, {}))
+    read = _Tags(page_of("s", waiting, {}, {}))
     assert "No cell has been evaluated yet." in read.text
     assert "No two cells have been compared yet." in read.text
     assert "No block of cells is finished for several methods yet." in read.text
     assert "No group of at least 3 compared pairs yet." in read.text
-    assert _Tags(render("s", [], {}, {})).open == []
+    assert _Tags(page_of("s", [], {}, {})).open == []
     undefined = [replace(r, state="done", metrics={"accuracy": float("nan")}) for r in waiting]
-    assert "No cell has been evaluated yet." in _Tags(render("s", undefined, {}, {})).text
+    assert "No cell has been evaluated yet." in _Tags(page_of("s", undefined, {}, {})).text
 
 
 def test_a_cell_shows_how_gently_it_was_trained_and_how_long_it_waited(report_records):
     record = next(r for r in report_records if r.state == "done")
     facts = {"not_finite": 1, "gentler": "clip_grad 1", "data_wait": 0.374}
-    text = _Tags(render("s", [replace(record, progress=record.progress | facts)], {}, {})).text
+    text = _Tags(page_of("s", [replace(record, progress=record.progress | facts)], {}, {})).text
     assert "trained more gently after 1 attempt that was not finite: clip_grad 1" in text
     assert "37%" in text
-    assert "more gently" not in _Tags(render("s", [record], {}, {})).text
+    assert "more gently" not in _Tags(page_of("s", [record], {}, {})).text
 
 
 def test_names_are_text_wherever_they_appear(report_records, report_tables):
     evil = '</script><b>"x'
     records = [replace(r, method=evil) if r.method == "topk" else r for r in report_records]
     tables = {name: rows.replace("topk", evil) for name, rows in report_tables.items()}
-    page = render("s", records, tables, {evil: evil})
+    page = page_of("s", records, tables, {evil: evil})
     assert _Tags(page).open == []
     assert evil not in page
     assert "<b>&quot;x" not in page
 
 
 def test_heat_map_is_a_picture_a_pixel_a_cell():
-    import base64
-    import io
-
-    import numpy as np
-    from PIL import Image
-
     uri = heat_map_uri(np.array([[0.0, 5.0, 10.0]]), 0, 10)
     image = Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1])))
     pixels = np.asarray(image)
     assert pixels.shape == (1, 3, 3)
     assert pixels[0, 0].tolist() == [0, 34, 78]
     assert pixels[0, 2].tolist() == [254, 232, 56]
+
+
+def test_every_figure_is_a_picture_in_both_formats(report_records, report_tables):
+    few = [r for r in report_records if (r.dataset, r.capacity) == ("digits", "tiny")]
+    files = dict(render("s", few, report_tables, {}).figures.files())
+    names = {name.rpartition(".")[0] for name in files}
+    assert set(files) == {f"{name}.{form}" for name in names for form in ("svg", "png")}
+    expected = {
+        "accuracy-by-keep-rate", "accuracy-by-gmacs-per-image", "accuracy-by-images-per-second",
+        "ranks", "token-depth-digits-tiny", "iou_mean-digits-tiny-keep-rate-0.5",
+        "cka-by-block-digits-tiny-keep-rate-0.25",
+    }  # fmt: skip
+    assert names >= expected
+    for name, content in files.items():
+        if name.endswith(".svg"):
+            assert ElementTree.fromstring(content).tag.endswith("svg")
+        else:
+            assert np.asarray(Image.open(io.BytesIO(content)).convert("L")).std() > 5, name
+    text = files["accuracy-by-keep-rate.svg"].decode()
+    for words in ("keep rate", "top-1 accuracy (%)", "dpcknn", "digits · tiny"):
+        assert words in text
+
+
+def test_the_front_joins_the_cells_that_no_other_beats(page, report_records):
+    (front,) = [
+        trace
+        for figure in _figures(page)
+        if figure["layout"]["xaxis"].get("title") == {"text": "images per second"}
+        for trace in figure["data"]
+        if trace.get("name") == "Pareto front" and max(trace["y"]) > 95
+    ][:1]
+    cells = [
+        (r.metrics["images_per_second"], r.metrics["accuracy"])
+        for r in report_records
+        if r.dataset == "digits" and r.state == "done"
+    ]
+    beaten = [any(a >= x and b >= y and (a, b) != (x, y) for a, b in cells) for x, y in cells]
+    expected = sorted(cell for cell, is_beaten in zip(cells, beaten, strict=True) if not is_beaten)
+    assert list(zip(front["x"], front["y"], strict=True)) == expected
+
+
+def test_distances_from_the_baseline_are_those_of_the_table(page, report_tables):
+    plots = [
+        figure
+        for figure in _figures(page)
+        if figure["layout"].get("yaxis", {}).get("title") == {"text": "linear CKA distance"}
+    ]
+    drawn = {
+        (trace["meta"], block, value)
+        for figure in plots
+        for trace in figure["data"]
+        for block, value in zip(trace["x"], trace["y"], strict=True)
+    }
+    rows = report_tables["features"].query("method_b == 'deit'")
+    assert drawn == {(row.method_a, row.block, round(row.cka, 4)) for row in rows.itertuples()}
+    assert len(drawn) > 20
+
+
+def test_the_same_figure_is_the_same_file(report_records, report_tables):
+    once, again = (
+        next(render("s", report_records, report_tables, {}).figures.files()) for _ in range(2)
+    )
+    assert once == again
