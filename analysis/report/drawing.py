@@ -125,7 +125,9 @@ def _scatter(axis: "Axes", trace: Mapping[str, Any]) -> None:
 
 def _heatmap(axis: "Axes", trace: Mapping[str, Any]) -> None:
     values = np.array(trace["z"], dtype=np.float64)
-    shape = "auto" if "x" in trace else "equal"  # Fields of a table, or patches of a picture.
+    shape: Literal["auto", "equal"] = (
+        "auto" if "x" in trace else "equal"
+    )  # Fields of a table, or patches of a picture.
     picture = axis.imshow(
         values, vmin=trace["zmin"], vmax=trace["zmax"], cmap=_colour_map(trace), aspect=shape
     )
