@@ -1,7 +1,6 @@
 """The report stage: the study's page, from the store alone."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from orchestrator.records import record_of
@@ -15,6 +14,7 @@ from trainables.files import (
     write_atomic,
     write_sealed_json,
 )
+from trainables.store_path import StorePath
 
 
 def report_is_current(store: Store, cells: Sequence[StoredCell]) -> bool:
@@ -24,6 +24,8 @@ def report_is_current(store: Store, cells: Sequence[StoredCell]) -> bool:
         return False
     read_checked(store.report, record["sha256"])
     for name, expected in record["figures"].items():
+        if "/" in name:
+            raise DamagedFileError(_record(store), f"{name!r} is no figure")
         read_checked(store.figures / name, expected)
     return True
 
@@ -49,15 +51,13 @@ def write_report(store: Store, cells: Sequence[StoredCell]) -> None:
 
 def _remove_others(store: Store, drawn: Mapping[str, str]) -> None:
     """Remove the figures of an earlier report that this one does not have."""
-    try:
-        earlier = read_sealed_json(_record(store)) or {}
-    except DamagedFileError:
-        return
-    for name in set(earlier.get("figures", ())) - set(drawn):
-        (store.figures / name).unlink(missing_ok=True)
+    for form in {name.rpartition(".")[2] for name in drawn}:
+        for path in store.figures.glob(f"*.{form}"):
+            if path.name not in drawn:
+                path.unlink(missing_ok=True)
 
 
-def _record(store: Store) -> Path:
+def _record(store: Store) -> StorePath:
     return store.report.with_name("inputs.json")
 
 

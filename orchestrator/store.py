@@ -88,7 +88,7 @@ class Store:
         return self.path / "report" / "index.html"
 
     @property
-    def figures(self) -> Path:
+    def figures(self) -> StorePath:
         """Folder of the page's figures as files."""
         return self.path / "figures"
 

@@ -166,3 +166,18 @@ def test_a_damaged_artifact_is_named_and_made_again(finished, capsys):
     assert ended.value.code == 0
     assert f"{path} is damaged: its content does not match" in capsys.readouterr().out
     assert path.read_bytes() == whole
+
+
+def test_figures_lie_beside_the_page_and_are_made_again(finished, capsys):
+    names = {path.name for path in finished.store.figures.iterdir()}
+    assert {"accuracy-by-keep-rate.svg", "accuracy-by-keep-rate.png"} <= names
+    lost = finished.store.figures / "accuracy-by-keep-rate.svg"
+    whole = lost.read_bytes()
+    lost.write_bytes(whole[:-1])
+    old = finished.store.figures / "of-an-earlier-report.svg"
+    old.write_text("<svg/>")
+    with pytest.raises(SystemExit):
+        main(["run", "--study", "smoke", "--storage", str(finished.storage)])
+    assert f"{lost} is damaged" in capsys.readouterr().out
+    assert lost.read_bytes() == whole
+    assert {path.name for path in finished.store.figures.iterdir()} == names
