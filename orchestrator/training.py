@@ -15,6 +15,7 @@ from ray.tune.experiment import Trial
 
 from orchestrator.cluster import Cluster
 from orchestrator.command import command_line
+from orchestrator.credentials import withhold_credentials
 from orchestrator.datasets import dataset_root
 from orchestrator.errors import UserError
 from orchestrator.free_space import FreeSpace
@@ -115,6 +116,7 @@ class Training:
                 verbose=0,
             ),
         )
+        withhold_credentials()
         try:
             tuner.fit()
         finally:
