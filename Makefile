@@ -6,11 +6,12 @@ INSTALLED := $(VENV)/.installed
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help study test test-slow check format clean
+.PHONY: help study test test-slow soak check format clean
 
 help:
 	@echo 'make study      run the embedded demo study end to end; again, to go on with it'
 	@echo 'make test       run the tests; make test-slow runs those that take minutes'
+	@echo 'make soak       inject random faults into a small study; see docs/reliability.md'
 	@echo 'make check      lint, format, types and the direction of dependencies'
 	@echo 'make clean      remove .venv and caches; results in runs/ stay'
 
@@ -19,6 +20,9 @@ study: $(INSTALLED)
 
 test: $(INSTALLED)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow' $(ARGS)
+
+soak: $(INSTALLED)
+	@OMP_NUM_THREADS=1 $(BIN)/python tests/soak.py
 
 test-slow: $(INSTALLED)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow $(ARGS)

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from orchestrator.clean import Wanted, clean_study
 from orchestrator.datasets import dataset_root
+from orchestrator.disk_use import disk_use, in_words
 from orchestrator.errors import UserError
 from orchestrator.listing import cells_table, describe, read_status
 from orchestrator.repairing import verify_study
@@ -125,6 +126,8 @@ def status(
         follow(lambda: read_status(store), console)
     else:
         console.print(status_view(read_status(store)), soft_wrap=True)
+        sizes = in_words(disk_use(store.path))
+        console.print(f"stored: {sizes}", highlight=False, soft_wrap=True)
 
 
 @app.command()

@@ -27,7 +27,7 @@ KINDS = {
         r"cells/[^/]+/(log\.jsonl|progress\.csv|events\.out\.tfevents\.[^/]+)|wandb(\.json|/.+)"
     ),
     "tables": r"tables/(\w+\.parquet|inputs\.json)",
-    "report": r"report/(index\.html|inputs\.json)",
+    "report": r"report/(index\.html|inputs\.json)|figures/[^/]+\.(svg|png)",
     "Tune": r"tune/launch-\d+/.+",
     "left over": r"(.+/)?\.[^/]+\.[0-9a-f]+\.tmp",
 }

@@ -106,6 +106,9 @@ def test_status_and_cells_read_the_store(finished, capsys, monkeypatch):
     out = capsys.readouterr().out
     assert "smoke: 5 cells: 5 done" in out
     assert "no driver is running it" in out
+    (stored,) = [line for line in out.splitlines() if line.startswith("stored: ")]
+    assert "weights " in stored
+    assert "other" not in stored  # All files are of a kind that `clean` knows.
     assert out.count("top1 ") == 5
 
 
