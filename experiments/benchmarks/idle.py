@@ -1,0 +1,93 @@
+"""Cells of no work: what a study costs beside its training. Imports no torch."""
+
+import os
+import time
+from typing import Any
+
+from ray import tune
+
+from trainables.cell_folder import CellFolder
+from trainables.store_path import store_path
+from trainables.trainable import FinetuneTrainable
+
+SECONDS = "TOKENSWEEP_BENCHMARK_SECONDS"
+"""Variable that holds the shortest and the longest time, in seconds, that a cell waits."""
+WEIGHTS = bytes(100_000)
+
+
+class IdleTraining:
+    """Leaves in a cell's folder what a training leaves, after waiting instead of training.
+
+    Args:
+        config: The trial's configuration; see `FinetuneTrainable`.
+    """
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        self._folder = CellFolder(store_path(config["folder"]))
+        self._seconds = seconds_of(config["cell_id"])
+
+    def step(self) -> dict[str, Any]:
+        """Wait, write, and report as the last step of a training does."""
+        began = time.time()
+        time.sleep(self._seconds)
+        self._folder.save_best(WEIGHTS, {"accuracy": 50.0, "epoch": 1})
+        self._folder.save_last(1, WEIGHTS)
+        report = {
+            "first_step": 0,
+            "step": 1,
+            "total_steps": 1,
+            "epoch": 1,
+            "epochs": 1,
+            "loss": 1.0,
+            "metric": "top1",
+            "accuracy": 50.0,
+            "best_accuracy": 50.0,
+            "images_per_second": 1.0,
+            "data_wait": 0.0,
+            "preparing": None,
+            "epoch_ended": True,
+            "best_improved": True,
+            "finished": True,
+        }
+        self._folder.append_log(report | {"began": began})
+        self._folder.write_result({"accuracy": 50.0, "train_seconds": 0.0, "data_wait": 0.0})
+        return report | {"interrupted": False, "done": True}
+
+    def close(self) -> None:
+        """Do nothing: nothing is open."""
+
+
+class IdleTrainable(FinetuneTrainable):
+    """The product's trial around a training of no work."""
+
+    def _open(self, config: dict[str, Any]) -> Any:
+        return IdleTraining(config)
+
+
+class BareTrainable(tune.Trainable):
+    """The least that Tune can run."""
+
+    def setup(self, config: dict[str, Any]) -> None:
+        """Do nothing."""
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Serve the next trial in the same process."""
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """End at once."""
+        return {"done": True}
+
+    def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
+        """Return an empty state."""
+        return {}
+
+    def load_checkpoint(self, checkpoint: dict[str, Any] | None) -> None:
+        """Do nothing."""
+
+
+def seconds_of(cell_id: str) -> float:
+    """Return how long a cell waits: the same in every run, and evenly spread over all cells."""
+    shortest, longest = map(float, os.environ.get(SECONDS, "0 0").split())
+    share: float = int(cell_id.rpartition("-")[2], 16) / 16**8
+    return shortest + share * (longest - shortest)

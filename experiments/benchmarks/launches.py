@@ -1,0 +1,253 @@
+"""What the benchmark of the orchestrator measures, each in a process of its own.
+
+python -c 'from experiments.benchmarks.launches import main; main()' PART OUTPUT.json OPTIONS.json
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Self
+from unittest import mock
+
+import yaml
+from rich.console import Console
+
+from orchestrator.ray_setup import RAY_SETTINGS
+from orchestrator.run import run_study
+from orchestrator.selection import Options, Selection, select
+
+ROOT = Path(__file__).parents[2]
+Facts = dict[str, Any]
+
+
+def main() -> None:
+    """Measure the part that the command line names."""
+    part, output, options = sys.argv[1:]
+    os.environ.update(RAY_SETTINGS)
+    facts = PARTS[part](Path(output).parent, **json.loads(options))
+    Path(output).write_text(json.dumps(facts))
+
+
+def bare(folder: Path, cells: int) -> Facts:
+    """Run as many trials of nothing as a plain Tune grid, with the study's settings of Ray.
+
+    How many trials Tune has pending is left to Tune, which knows what is best for a grid.
+    """
+    del os.environ["TUNE_MAX_PENDING_TRIALS_PG"]
+    from ray import tune
+
+    from experiments.benchmarks.idle import BareTrainable
+    from orchestrator.cluster import connected
+
+    tuner = tune.Tuner(
+        BareTrainable,
+        param_space={"value": tune.grid_search(list(range(cells)))},
+        tune_config=tune.TuneConfig(reuse_actors=True),
+        run_config=tune.RunConfig(
+            name="bare",
+            storage_path=str(folder),
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+            verbose=0,
+        ),
+    )
+    with connected(None, verbose=False), Memory() as memory:
+        seconds, results = timed(tuner.fit)
+    ended = sum(result.metrics["done"] for result in results)
+    return {"seconds": seconds, "ended": ended, "kb_per_cell": memory.kb_per_cell()}
+
+
+def ours(folder: Path, cells: int) -> Facts:
+    """Run a study of cells of no work up to the end of the training stage."""
+    study = write_study(folder, cells)
+    facts = launched(study)
+    return facts | {"ended": sum(cell.is_trained() for cell in stored(study))}
+
+
+def slots(folder: Path, cells: int, gpu: float) -> Facts:
+    """Run cells that only wait, for unequal times; return the share of the slots' time in use."""
+    study = write_study(folder, cells, gpu=gpu)
+    facts = launched(study)
+    reports = [cell.last_report() for cell in stored(study)]
+    number = json.loads(os.environ["RAY_OVERRIDE_RESOURCES"])["CPU"]
+    spans = [(report["began"], report["time"]) for report in reports]
+    return facts | {"ended": len(spans), "busy": busy_share(spans, number)}
+
+
+class Memory:
+    """Watches this process's memory as trials end."""
+
+    def __init__(self) -> None:
+        self._bytes: dict[int, int] = {}
+        """By how many trials have ended."""
+        self._patch: Any = None
+
+    def __enter__(self) -> Self:
+        from ray.tune.execution.tune_controller import TuneController
+
+        on_step_end = TuneController.on_step_end
+
+        def watched(controller: Any) -> None:
+            on_step_end(controller)
+            pages = int(Path("/proc/self/statm").read_text().split()[1])
+            self._bytes[len(controller._stopped_trials)] = pages * os.sysconf("SC_PAGE_SIZE")
+
+        self._patch = mock.patch.object(TuneController, "on_step_end", watched)
+        self._patch.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._patch.stop()
+
+    def kb_per_cell(self) -> float:
+        """Return by how much the memory grew for every trial, once a fifth of them had ended."""
+        last = max(self._bytes)
+        first = min(count for count in self._bytes if count >= last // 5)
+        return (self._bytes[last] - self._bytes[first]) / max(1, last - first) / 1000
+
+
+def busy_share(spans: list[tuple[float, float]], number: int) -> float:
+    """Return the share of the slots' time in use while cells were left to begin.
+
+    Args:
+        spans: Begin and end of every cell in seconds, at least one cell more than slots.
+        number: How many slots there are. Time counts from the first moment when all are in use.
+    """
+    begins = sorted(begin for begin, _ in spans)
+    first, last = begins[number - 1], begins[-1]
+    used = sum(max(0.0, min(end, last) - max(begin, first)) for begin, end in spans)
+    return used / (number * (last - first))
+
+
+def restart(folder: Path, cells: int, repeats: int) -> Facts:
+    """Run a finished study again; return the median of the seconds that takes."""
+    study = write_study(folder, cells)
+    finish(select(Options(study=str(study), storage=folder)))
+    command = [sys.executable, ROOT / "experiments/full_grid.py", "--study", study]
+    command += ["--storage", folder]
+    # The first writes the page, and what later ones know of the files.
+    outcomes = [timed(lambda: finished(command)) for _ in range(repeats + 1)]
+    reading, _ = timed(lambda: finished([sys.executable, "-c", "import ray"]))
+    return {
+        "seconds": statistics.median(seconds for seconds, _ in outcomes[1:]),
+        "first": outcomes[0][0],
+        "import_ray": reading,
+        "last_lines": outcomes[-1][1].splitlines()[-2:],
+    }
+
+
+def writes(folder: Path, megabytes: float, epochs: int, reports: int) -> Facts:
+    """Write what a cell writes; return the seconds.
+
+    Args:
+        folder: Where to write.
+        megabytes: Size of the weights. A resume state is five times as large: the weights, their
+            average, the best ones and the optimiser's two moments.
+        epochs: How often weights and state are written.
+        reports: How often a line is added to the log.
+    """
+    from trainables.cell_folder import CellFolder
+
+    weights = os.urandom(int(megabytes * 1e6))
+    state = weights * 5
+    cell = CellFolder(folder / "cell")
+
+    def write() -> None:
+        for _ in range(reports):
+            cell.append_log({"loss": 1.0})
+        for epoch in range(epochs):
+            cell.save_best(weights, {"epoch": epoch})
+            cell.save_last(epoch, state)
+        cell.write_result({"accuracy": 50.0})
+
+    return {"seconds": timed(write)[0]}
+
+
+def write_study(folder: Path, cells: int, gpu: float = 0.0) -> Path:
+    """Write a study of so many cells, which differ in their seed; return its file."""
+    smoke = yaml.safe_load((ROOT / "experiments/studies/smoke.yaml").read_text())
+    grid = {"dataset": ["digits"], "capacity": ["tiny"], "method": ["topk"], "keep_rate": [0.5]}
+    study = {
+        "name": "idle",
+        "defaults": {"reduction_loc": [3, 6, 9], "recipe": "smoke"},
+        "grids": [grid | {"seed": list(range(cells))}],
+        "recipes": smoke["recipes"],
+        "resources": {"tiny": {"cpu": 1, "gpu": gpu}},
+    }
+    file = folder / "idle.yaml"
+    file.write_text(yaml.safe_dump(study))
+    return file
+
+
+def launched(study: Path) -> Facts:
+    """Train the study beside its file, whose cells are of no work; return how that went."""
+    from experiments.benchmarks.idle import IdleTrainable
+    from orchestrator import training
+
+    train, facts = training.Training.run, {}
+
+    def run(*arguments: Any, **options: Any) -> None:
+        facts["seconds"], _ = timed(lambda: train(*arguments, **options))
+
+    options = Options(study=str(study), storage=study.parent, stages=("train",))
+    with (
+        mock.patch.object(training, "FinetuneTrainable", IdleTrainable),
+        mock.patch.object(training.Training, "run", run),
+        Memory() as memory,
+    ):
+        launch, status = timed(lambda: run_study(options, Console(quiet=True)))
+    return facts | {"launch": launch, "status": status, "kb_per_cell": memory.kb_per_cell()}
+
+
+def stored(study: Path) -> list[Any]:
+    """Return the folders of the study's cells."""
+    selection = select(Options(study=str(study), storage=study.parent))
+    return [selection.stored(cell) for cell in selection.cells]
+
+
+def finish(selection: Selection) -> None:
+    """Leave in the store what a finished study leaves, the page aside."""
+    import numpy as np
+    import pandas as pd
+
+    from analysis.tables import table
+    from experiments.benchmarks.idle import IdleTraining
+    from orchestrator.provenance import provenance
+    from orchestrator.tables import TABLES, fingerprint, publish_tables
+
+    store, cells = selection.store, [selection.stored(cell) for cell in selection.cells]
+    store.create(selection.study.model_dump(mode="json") | provenance(), selection.cells)
+    metrics = {"metric": "top1", "accuracy": 50.0, "images": 360, "gmacs": 0.1, "tokens": {}}
+    images = pd.DataFrame({"image": range(360), "label": 0, "prediction": 0})
+    arrays = {name: {"image": np.arange(360)} for name in ("patterns", "features")}
+    for cell in cells:
+        IdleTraining({"folder": str(cell.path), "cell_id": cell.id}).step()
+        for evaluation in cell.evaluations().values():
+            evaluation.write(metrics, images, arrays)
+        cell.discard_states()
+    publish_tables(store, {name: table(name, []) for name in TABLES}, fingerprint(cells))
+
+
+def timed(call: Callable[[], Any]) -> tuple[float, Any]:
+    """Return the seconds a call takes, and what it returns."""
+    start = time.perf_counter()
+    result = call()
+    return time.perf_counter() - start, result
+
+
+def finished(command: list[Any]) -> str:
+    """Return what a command prints; it must succeed."""
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout  # noqa: S603
+
+
+PARTS: dict[str, Callable[..., Facts]] = {
+    "bare": bare,
+    "ours": ours,
+    "slots": slots,
+    "restart": restart,
+    "writes": writes,
+}
