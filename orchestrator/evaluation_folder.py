@@ -2,10 +2,9 @@
 
 import io
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from trainables.files import (
     Check,
@@ -20,6 +19,9 @@ from trainables.files import (
     write_sealed_json,
 )
 from trainables.store_path import StorePath
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 ARTIFACTS = ("patterns.npz", "features.npz", "predictions.parquet")
 
@@ -42,7 +44,7 @@ class EvaluationFolder:
     def write(
         self,
         metrics: dict[str, Any],
-        predictions: pd.DataFrame,
+        predictions: "pd.DataFrame",
         arrays: Mapping[str, Mapping[str, np.ndarray]],
     ) -> None:
         """Publish the artifacts, then the record that vouches for them.

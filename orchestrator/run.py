@@ -42,7 +42,7 @@ def run_study(options: Options, console: Console) -> int:
             macs = _preflight(selection, options, console)
         for note in selection.notes():
             say(note)
-        states = {cell.id: store.cell(cell.id).state() for cell in selection.selected}
+        states = {cell.id: selection.stored(cell).state() for cell in selection.selected}
         progress = Progress(
             console,
             selection.study.name,
@@ -118,16 +118,16 @@ def _conclude(
     selection: Selection, options: Options, interrupts: Interrupts, console: Console
 ) -> int:
     store = selection.store
-    stored = [store.cell(cell.id) for cell in selection.selected]
-    failed = [cell for cell in stored if cell.state() is CellState.FAILED]
-    others = set(store.cell_ids()) - {cell.id for cell in selection.cells}
+    states = [(cell, cell.state()) for cell in map(selection.stored, selection.selected)]
+    failed = [cell for cell, state in states if state is CellState.FAILED]
+    others = set(store.found_ids()) - {cell.id for cell in selection.cells}
     if others:
         _say(console, f"{len(others)} cells in {store.path} are no longer in the study; left alone")
     for cell in failed:
         _say(console, f"failed: {cell.id}: {cell.reason()} (see {cell.error_file})")
-    done = sum(cell.state() is CellState.DONE for cell in stored)
+    done = sum(state is CellState.DONE for _, state in states)
     _say(
-        console, f"{selection.study.name}: {done} of {len(stored)} cells done, {len(failed)} failed"
+        console, f"{selection.study.name}: {done} of {len(states)} cells done, {len(failed)} failed"
     )
     if interrupts.lost_to:
         _say(console, f"{interrupts.lost_to} has taken {store.path} over; this run has stopped")
@@ -137,7 +137,7 @@ def _conclude(
         return INTERRUPTED
     if store.report.exists():
         _say(console, f"report: {store.report}")
-    complete = done == len(stored) or not {"train", "evaluate"} <= set(options.stages)
+    complete = done == len(states) or not {"train", "evaluate"} <= set(options.stages)
     return ALL_DONE if complete and not failed else SOME_FAILED
 
 

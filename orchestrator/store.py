@@ -101,13 +101,16 @@ class Store:
 
     def cell_ids(self) -> list[str]:
         """Return the ids of the study's cells in its order, then of other cells, sorted."""
-        found = sorted(path.parent.name for path in self.path.glob("cells/*/cell.json"))
-        return [*dict.fromkeys([*self.read_study()["cells"], *found])]
+        return [*dict.fromkeys([*self.read_study()["cells"], *self.found_ids()])]
+
+    def found_ids(self) -> list[str]:
+        """Return the ids of all cells that have a folder, sorted."""
+        return sorted(path.parent.name for path in self.path.glob("cells/*/cell.json"))
 
     def create(self, document: Mapping[str, Any], cells: Sequence[Cell]) -> None:
         """Write `study.yaml`, which lists the cells, and every cell's `cell.json`."""
         document = {**document, "cells": [cell.id for cell in cells]}
-        text = yaml.safe_dump(document, sort_keys=False)
+        text = yaml.dump(document, Dumper=yaml.CSafeDumper, sort_keys=False)
         for cell in cells:
             self.cell(cell.id).describe(cell)
         write_atomic(self.path / "study.yaml", text.encode())
@@ -116,7 +119,7 @@ class Store:
         """Return the resolved study as `create` wrote it."""
         path = self.path / "study.yaml"
         try:
-            document = yaml.safe_load(path.read_text())
+            document = yaml.load(path.read_text(), yaml.CSafeLoader)
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise DamagedFileError(path, "it is not valid YAML") from error
         if not isinstance(document, dict) or not {"name", "cells"} <= set(document):

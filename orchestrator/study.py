@@ -125,7 +125,7 @@ def load_study(name_or_file: str, settings: Sequence[str] = ()) -> Study:
     """
     path = _find(name_or_file)
     try:
-        document = yaml.safe_load(path.read_text())
+        document = yaml.load(path.read_text(), yaml.CSafeLoader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     except OSError as error:

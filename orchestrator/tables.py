@@ -2,8 +2,7 @@
 
 import io
 from collections.abc import Mapping, Sequence
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from orchestrator.store import CellState, Store, StoredCell
 from trainables.files import (
@@ -14,6 +13,9 @@ from trainables.files import (
     write_atomic,
     write_sealed_json,
 )
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 TABLES = (
     "results",
@@ -50,7 +52,7 @@ def fingerprint(cells: Sequence[StoredCell]) -> dict[str, str]:
 
 
 def publish_tables(
-    store: Store, tables: Mapping[str, pd.DataFrame], inputs: Mapping[str, str]
+    store: Store, tables: "Mapping[str, pd.DataFrame]", inputs: Mapping[str, str]
 ) -> None:
     """Write every table, then the record that vouches for them and names their `inputs`."""
     files = {}
@@ -62,8 +64,10 @@ def publish_tables(
     write_sealed_json(store.tables / "inputs.json", {"inputs": dict(inputs), "files": files})
 
 
-def read_tables(store: Store) -> dict[str, pd.DataFrame]:
+def read_tables(store: Store) -> "dict[str, pd.DataFrame]":
     """Return the tables that exist, by name."""
+    import pandas as pd  # For half a second, which a finished study is not to wait.
+
     record = read_sealed_json(store.tables / "inputs.json") or {"files": {}}
     return {
         name: pd.read_parquet(io.BytesIO(read_checked(store.tables / f"{name}.parquet", expected)))

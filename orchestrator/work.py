@@ -27,12 +27,13 @@ class Work:
 
 def left_to_do(selection: Selection, options: Options, say: Say) -> Work:
     """Return what the stages asked for still have to do."""
-    unfinished = selection.unfinished()
+    cells = stored_cells(selection)
+    states = {cell.id: cell.state() for cell in cells}
+    unfinished = [cell for cell in selection.selected if states[cell.id] is not CellState.DONE]
     trained = {cell.id for cell in unfinished if selection.store.cell(cell.id).result()}
     train = [cell for cell in unfinished if cell.id not in trained]
     evaluate = [cell for cell in unfinished if cell.id in trained]
-    cells = stored_cells(selection)
-    comparable = bool(unfinished) or any(cell.state() is CellState.DONE for cell in cells)
+    comparable = bool(unfinished) or CellState.DONE in states.values()
     current = not unfinished and _is_whole(lambda: tables_are_current(selection.store, cells), say)
     return Work(
         train=train if "train" in options.stages else [],
@@ -50,7 +51,7 @@ def refresh_report(selection: Selection, say: Say) -> None:
 
 def stored_cells(selection: Selection) -> list[StoredCell]:
     """Return all cells of the study as the store holds them."""
-    return [selection.store.cell(cell.id) for cell in selection.cells]
+    return [selection.stored(cell) for cell in selection.cells]
 
 
 def _is_whole(check: Callable[[], bool], say: Say) -> bool:
