@@ -1,17 +1,21 @@
 """The Ray that a study runs on, joined or started, and left again at the end."""
 
 import logging
+import math
 import shutil
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 
 from orchestrator.errors import UserError
+
+T = TypeVar("T")
 
 OBJECT_STORE_BYTES = 256 * 2**20
 """Tasks pass small values: cells and rows; the rest goes through the store."""
@@ -81,6 +85,21 @@ def connected(address: str | None, *, verbose: bool, dashboard: bool = False) ->
     finally:
         ray.shutdown()
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def remembered(ask: Callable[[], T], seconds: float = 1.0) -> Callable[[], T]:
+    """Return a function that calls `ask` again only when its last answer is older than that."""
+    answers: list[T] = []
+    asked = -math.inf
+
+    def answer() -> T:
+        nonlocal asked
+        if time.monotonic() - asked >= seconds:
+            answers[:] = [ask()]
+            asked = time.monotonic()
+        return answers[0]
+
+    return answer
 
 
 def _join(address: str, quiet: dict[str, Any]) -> Any:

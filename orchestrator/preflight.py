@@ -67,7 +67,12 @@ def training_macs(
     macs = {}
     # Reduced models share their host's weights: one host serves all methods and rates.
     hosts: dict[tuple[str, str], VisionTransformer] = {}
+    known: dict[str, float] = {}
     for cell in cells:
+        kind = cell.model_dump_json(exclude={"seed", "prerequisite"})  # A teacher has the seed.
+        if kind in known:
+            macs[cell.id] = known[kind]
+            continue
         dataset = datasets[cell.dataset]
         try:
             if (cell.host, cell.dataset) not in hosts:
@@ -79,7 +84,7 @@ def training_macs(
         except (TypeError, ValueError, OSError) as error:
             raise UserError(f"cell {cell.id}: {error}") from error
         passes = cell.recipe.epochs * len(dataset.train)
-        macs[cell.id] = passes * training_macs_an_image(cell, host, model)
+        macs[cell.id] = known[kind] = passes * training_macs_an_image(cell, host, model)
     return macs
 
 
@@ -120,7 +125,7 @@ def _reduce(host: VisionTransformer, cell: Cell) -> ReducedVisionTransformer:
 
 def _check_rates(cell: Cell, model: VisionTransformer, host: VisionTransformer) -> None:
     """Refuse to evaluate weights at a keep rate whose model has other parameters."""
-    shapes = _shapes(model)
+    shapes = _shapes(model) if cell.eval_keep_rates else {}
     for rate in cell.eval_keep_rates:
         others = _shapes(_reduce(host, cell.model_copy(update={"keep_rate": rate})))
         for name in sorted(shapes.keys() | others.keys()):

@@ -18,6 +18,8 @@ RAY_SETTINGS = {
     # Future behaviour of Ray, chosen now: it also silences a warning.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    # Tune would save all trials every few seconds, for a restore that no launch does.
+    "TUNE_GLOBAL_CHECKPOINT_S": "inf",
     # The study's own handler saves every running cell first.
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     # A custom search algorithm would get one pending trial, and a cluster of many slots fill one

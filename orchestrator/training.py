@@ -13,7 +13,7 @@ import ray
 from ray import tune
 from ray.tune.experiment import Trial
 
-from orchestrator.cluster import Cluster
+from orchestrator.cluster import Cluster, remembered
 from orchestrator.command import command_line
 from orchestrator.credentials import withhold_credentials
 from orchestrator.datasets import dataset_root
@@ -81,7 +81,7 @@ class Training:
             retries=lambda config: 0 if config["cell_id"] in self.given_up_once else RETRIES,
             stopping=lambda: interrupts.requested,
             held=FreeSpace(self.store.path, progress.note).is_short,
-            room=ray.cluster_resources,
+            room=remembered(ray.cluster_resources),
             ahead=READY_FOR_OLD_PROCESSES if self._reuses_actors else 1,
             out_of_memory=shortages.after,
             on_released=lambda cell_id: progress.set_state(cell_id, CellState.PENDING),
@@ -117,6 +117,7 @@ class Training:
             ),
         )
         withhold_credentials()
+        _count_no_callbacks()
         try:
             tuner.fit()
         finally:
@@ -183,6 +184,13 @@ class Training:
             "macs": self.macs[cell.id],
             **asdict(reserved),
         }
+
+
+def _count_no_callbacks() -> None:
+    """Spare Tune the import of wandb and others just to count the callbacks that are theirs."""
+    from ray.air._internal import usage
+
+    usage.tag_callbacks = lambda callbacks: False
 
 
 def _cell_id(trial: Trial) -> str:

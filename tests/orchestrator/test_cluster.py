@@ -2,6 +2,7 @@
 
 import pytest
 
+from orchestrator import cluster
 from orchestrator.cluster import Cluster
 
 CLUSTER = Cluster("here", 10.3, 3, ((0.3, 0.0), (8.0, 2.0), (2.0, 1.0)))
@@ -13,3 +14,12 @@ CLUSTER = Cluster("here", 10.3, 3, ((0.3, 0.0), (8.0, 2.0), (2.0, 1.0)))
 )
 def test_a_process_has_to_fit_into_one_node(cpus, gpus, room):
     assert CLUSTER.room(cpus, gpus) == room
+
+
+def test_an_answer_is_remembered_for_a_second(monkeypatch):
+    now, answers = [5.0], iter(range(9))
+    monkeypatch.setattr(cluster.time, "monotonic", lambda: now[0])
+    ask = cluster.remembered(lambda: next(answers))
+    assert [ask(), ask()] == [0, 0]
+    now[0] += 1.0
+    assert [ask(), ask()] == [1, 1]

@@ -3,6 +3,7 @@
 import pytest
 
 import reduction
+from orchestrator import preflight
 from orchestrator.preflight import training_macs
 from trainables.cell import Cell
 from trainables.data import open_dataset
@@ -43,3 +44,15 @@ def test_work_counts_what_training_runs(method, recipe, host_passes, reduced_pas
     cells, datasets = [cell(method, **recipe)], {"digits": open_dataset("digits")}
     image = host_passes * macs_of(vit, "deit") + reduced_passes * macs_of(vit, method)
     assert training_macs(cells, datasets, None) == {cells[0].id: pytest.approx(2 * 1437 * image)}
+
+
+def test_cells_that_differ_in_their_seed_are_measured_once(monkeypatch):
+    built, reduce = [], preflight._reduce
+    monkeypatch.setattr(
+        preflight, "_reduce", lambda host, cell: (built.append(cell.id), reduce(host, cell))[1]
+    )
+    cells = [cell("topk").model_copy(update={"seed": seed}) for seed in range(3)]
+    macs = training_macs([*cells, cell("tome")], {"digits": open_dataset("digits")}, None)
+    assert built == [cells[0].id, cell("tome").id]
+    assert len(macs) == 4
+    assert len({macs[cell.id] for cell in cells}) == 1

@@ -71,6 +71,11 @@ def test_the_longest_cell_is_released_first(tmp_path):
     assert search.is_finished()
 
 
+def test_tune_is_left_nothing_to_save_of_a_trial(tmp_path):
+    search = make({"a": 1.0}, tmp_path=tmp_path)
+    assert search.next_trial().get_json_state() == ("{}", "{}")
+
+
 def test_no_more_trials_live_than_allowed(tmp_path):
     search = make({"a": 1.0, "b": 3.0, "c": 2.0}, max_concurrent=2, tmp_path=tmp_path)
     search.next_trial()

@@ -1,6 +1,8 @@
 """A whole study, end to end on an embedded Ray, and what it leaves."""
 
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -96,6 +98,30 @@ def test_running_again_does_nothing_and_needs_no_ray(finished, capsys, monkeypat
         f"report: {finished.store.report}",
     ]
     assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_running_again_waits_for_no_big_package_and_reads_little(finished):
+    code = (
+        "import sys\n"
+        "from orchestrator.cli import main\n"
+        "from orchestrator.store import StoredCell\n"
+        "state, reads = StoredCell.state, []\n"
+        "StoredCell.state = lambda cell: (reads.append(cell.id), state(cell))[1]\n"
+        "try:\n"
+        f"    main(['run', '--study', 'smoke', '--storage', {str(finished.storage)!r}])\n"
+        "finally:\n"
+        "    print(len(reads), {'ray', 'torch', 'timm', 'pandas', 'plotly'} & set(sys.modules))\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    reads, _, imported = ended.stdout.splitlines()[-1].partition(" ")
+    assert (ended.returncode, imported) == (0, "set()"), ended.stderr
+    assert int(reads) <= 6 * 5  # Every one is several requests to an object store.
+
+
+def test_tune_leaves_hardly_anything(finished):
+    files = [path for path in finished.store.path.glob("tune/**/*") if path.is_file()]
+    assert files
+    assert sum(path.stat().st_size for path in files) < 20_000
 
 
 def test_status_and_cells_read_the_store(finished, capsys, monkeypatch):
