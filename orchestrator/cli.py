@@ -8,7 +8,6 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 
-from orchestrator.clean import Wanted, clean_study
 from orchestrator.datasets import dataset_root
 from orchestrator.disk_use import disk_use, in_words
 from orchestrator.errors import UserError
@@ -162,6 +161,8 @@ def clean(
     yes: Annotated[bool, typer.Option("--yes", help="Remove it without asking.")] = False,
 ) -> None:
     """Show what a study can do without and remove it once that is confirmed."""
+    from orchestrator.clean import Wanted, clean_study  # Imports torch.
+
     store = find_study(storage_path(storage))
     clean_study(store, Wanted(failed, orphans, keep_best), Console(), yes=yes)
 

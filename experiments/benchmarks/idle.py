@@ -39,6 +39,8 @@ class IdleTraining:
             "epoch": 1,
             "epochs": 1,
             "loss": 1.0,
+            "loss_terms": {"classification": 1.0},
+            "lr": 1e-3,
             "metric": "top1",
             "accuracy": 50.0,
             "best_accuracy": 50.0,

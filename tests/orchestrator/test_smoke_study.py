@@ -118,12 +118,6 @@ def test_running_again_waits_for_no_big_package_and_reads_little(finished):
     assert int(reads) <= 6 * 5  # Every one is several requests to an object store.
 
 
-def test_tune_leaves_hardly_anything(finished):
-    files = [path for path in finished.store.path.glob("tune/**/*") if path.is_file()]
-    assert files
-    assert sum(path.stat().st_size for path in files) < 20_000
-
-
 def test_status_and_cells_read_the_store(finished, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "160")
     for command in ("status", "cells"):
