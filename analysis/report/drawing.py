@@ -72,7 +72,7 @@ def draw(panels: Mapping[str, Figure]) -> dict[Format, bytes]:
 def _width(panel: Figure) -> float:
     """Return the inches that a panel needs, more than usual for many columns."""
     columns = max(
-        len(trace["x"]) if "z" in trace and "x" in trace else 0 for trace in panel["data"]
+        (len(trace["x"]) for trace in panel["data"] if "z" in trace and "x" in trace), default=0
     )
     return max(PANEL_INCHES, 2 + FIELD_INCHES * columns)
 

@@ -241,7 +241,10 @@ def timed(call: Callable[[], Any]) -> tuple[float, Any]:
 
 def finished(command: list[Any]) -> str:
     """Return what a command prints; it must succeed."""
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout  # noqa: S603
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    if ended.returncode:
+        raise RuntimeError(f"status {ended.returncode}: {ended.stderr[-2000:]}")
+    return ended.stdout
 
 
 PARTS: dict[str, Callable[..., Facts]] = {
