@@ -29,7 +29,7 @@ KINDS = {
     "tables": r"tables/(\w+\.parquet|inputs\.json)",
     "report": r"report/(index\.html|inputs\.json)|figures/[^/]+\.(svg|png)",
     "Tune": r"tune/launch-\d+/.+",
-    "left over": r"(.+/)?\.[^/]+\.[0-9a-f]+\.tmp",
+    "left over": r"(.+/)?\.[^/]+\.[0-9a-f]+\.tmp|stop-[^/]+",
 }
 """What tokensweep writes, as regular expressions of paths below the study's folder."""
 OTHER = "other"

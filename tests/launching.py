@@ -111,6 +111,10 @@ class Launch:
         self.wait_until(lambda: children(self.trainers()))
         return children(self.trainers())
 
+    def is_stopping(self) -> bool:
+        """Tell whether the driver has told its cells to save and end."""
+        return any(self.store.path.glob(f"stop-*-{self.process.pid}"))
+
     def reports(self, cells: str = "*") -> int:
         """Return how many reports with a loss there are, one a step."""
         return sum('"loss"' in line for line in self.log(cells))

@@ -59,7 +59,6 @@ class Soak:
             self._kill_driver: 5,
             self._stop_driver: 4,
             self._stop_driver_now: 3,
-            self._make_stop_file: 4,
             self._disturb_storage: 8,
             self._damage_file: 32,
         }
@@ -155,13 +154,8 @@ class Soak:
 
     def _stop_driver_now(self) -> None:
         self.launch.process.send_signal(signal.SIGTERM)
-        wait_until(lambda: self._has_ended() or self.launch.store.stop_file.exists())
+        wait_until(lambda: self._has_ended() or self.launch.is_stopping())
         self.launch.process.send_signal(signal.SIGTERM)
-        self._end_launch()
-        self._launch()
-
-    def _make_stop_file(self) -> None:
-        self.launch.store.stop_file.touch()
         self._end_launch()
         self._launch()
 

@@ -114,7 +114,7 @@ def test_signals_stop_in_mid_epoch_and_say_how_to_resume(tmp_path, undisturbed):
     launch.wait_for_reports(launch.reports() + 4)
     loading = launch.wait_for_loaders()
     launch.process.send_signal(signal.SIGINT)
-    launch.wait_until(launch.store.stop_file.exists)
+    launch.wait_until(launch.is_stopping)
     launch.process.send_signal(signal.SIGINT)
     launch.end(130)
     assert launch.console.splitlines()[-1].startswith("interrupted; ")
