@@ -1,6 +1,6 @@
 """The report's sections on reduction patterns: each takes cells and tables and returns HTML."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import NamedTuple
 
@@ -99,15 +99,10 @@ def _matrices(
     rows = table[(table["comparison"] == "models") & table[measure.value].notna()]
     methods = ordered_methods(records)
     found = {}
-    for title, cells in by_setting(records).items():
-        for rate in rates_of([cell for cell in cells if cell.family != BASELINE]):
-            ids = {record.cell_id for record in cells_at_rate(cells, rate)}
-            inside = rows[rows["cell_a"].isin(ids) & rows["cell_b"].isin(ids)]
-            plots = _panels(inside, measure, methods)
-            if plots:
-                width = max(16, 5 + 2 * len({*inside["method_a"]}))
-                view = f"{title} · keep rate {rate:g}"
-                found[view] = figures.shown(f"{measure.value} {view}", plots, width)
+    for view, inside in _at_each_rate(records, rows):
+        if plots := _panels(inside, measure, methods):
+            width = max(16, 5 + 2 * len({*inside["method_a"]}))
+            found[view] = figures.shown(f"{measure.value} {view}", plots, width)
     if not found:
         return ""
     images = ", ".join(str(n) for n in sorted(rows["images"].unique()))
@@ -125,14 +120,10 @@ def _distance_by_depth(records: Sequence[CellRecord], tables: Tables, figures: F
     rows = table[table["cell_b"].isin(baselines) & (table["comparison"] == "models")]
     styles = method_styles(records)
     found = {}
-    for title, cells in by_setting(records).items():
-        for rate in rates_of([cell for cell in cells if cell.family != BASELINE]):
-            ids = {record.cell_id for record in cells_at_rate(cells, rate)}
-            inside = rows[rows["cell_a"].isin(ids) & rows["cell_b"].isin(ids)]
-            if lines := _lines(inside):
-                view = f"{title} · keep rate {rate:g}"
-                plot = charts.by_block(lines, styles, "linear CKA distance")
-                found[view] = figures.shown(f"cka by block {view}", {view: plot})
+    for view, inside in _at_each_rate(records, rows):
+        if lines := _lines(inside):
+            plot = charts.by_block(lines, styles, "linear CKA distance")
+            found[view] = figures.shown(f"cka by block {view}", {view: plot})
     if not found:
         return ""
     images = ", ".join(str(n) for n in sorted(rows["images"].unique()))
@@ -143,6 +134,17 @@ def _distance_by_depth(records: Sequence[CellRecord], tables: Tables, figures: F
     )
     heading = "<h3>Distance from the unreduced model, block by block</h3>"
     return heading + markup.figure(markup.views(found, "Cells of"), caption)
+
+
+def _at_each_rate(
+    records: Sequence[CellRecord], rows: pd.DataFrame
+) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Yield each setting and keep rate in words, with the rows of the pairs that meet there."""
+    for title, cells in by_setting(records).items():
+        for rate in rates_of([cell for cell in cells if cell.family != BASELINE]):
+            ids = {record.cell_id for record in cells_at_rate(cells, rate)}
+            inside = rows[rows["cell_a"].isin(ids) & rows["cell_b"].isin(ids)]
+            yield f"{title} · keep rate {rate:g}", inside
 
 
 def _lines(rows: pd.DataFrame) -> dict[str, dict[int, float]]:
