@@ -15,6 +15,11 @@ def section(anchor: str, title: str, html: str) -> str:
     return f'<section id="{escape(anchor)}"><h2>{escape(title)}</h2>{html}</section>'
 
 
+def link(target: str, text: str) -> str:
+    """Return a link."""
+    return f'<a href="{escape(target)}">{escape(text)}</a>'
+
+
 def empty(text: str) -> str:
     """Return the sentence that stands where there is nothing to show yet."""
     return f'<p class="empty">{escape(text)}</p>'

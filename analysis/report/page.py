@@ -1,6 +1,6 @@
 """The report's page: sections, style, script and plotly in a single file."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from importlib.resources import files
 from string import Template
@@ -10,8 +10,31 @@ import pandas as pd
 from plotly.offline import get_plotlyjs
 
 from analysis.records import CellRecord
-from analysis.report import patterns, sections, statistics
+from analysis.report import markup, patterns, sections, statistics
 from analysis.report.figures import Figures
+from analysis.report.findings import Findings
+
+
+class Section(NamedTuple):
+    """A part of the page."""
+
+    anchor: str
+    title: str
+    body: Callable[[Findings], str]
+    """Returns the section's HTML, without its heading."""
+
+
+SECTIONS = (
+    Section("summary", "Summary", sections.summary),
+    Section("accuracy", "Accuracy", sections.accuracy),
+    Section("ranks", "Ranks", statistics.ranks),
+    Section("depth", "Token depth", patterns.token_depth),
+    Section("similarity", "Similarity of methods", patterns.similarity),
+    Section("correlations", "Likeness and accuracy", statistics.correlations),
+    Section("cells", "All cells", sections.cells),
+    Section("provenance", "Provenance", sections.provenance),
+)
+"""The page's sections, in order."""
 
 
 class Report(NamedTuple):
@@ -35,29 +58,20 @@ def render(
         study_name: Name of the study.
         records: All its cells, in the order of the study.
         tables: Tables by name (`analysis.tables.SCHEMAS`); absent or empty ones are said to
-            be missing. Used: `depth_maps`, `pruning`, `merging`, `features`, `ranks`,
-            `correlations`.
+            be missing.
         provenance: What to state about the origin of the numbers, name -> value.
     """
-    figures = Figures()
-    content = (
-        sections.summary(records),
-        sections.accuracy(records, figures),
-        statistics.ranks(records, tables, figures),
-        patterns.token_depth(records, tables, figures),
-        patterns.similarity(records, tables, figures),
-        statistics.correlations(tables, figures),
-        sections.cells(records),
-        sections.provenance(records, provenance),
-    )
+    findings = Findings(records, tables, provenance)
+    content = [markup.section(s.anchor, s.title, s.body(findings)) for s in SECTIONS]
     page = Template(_asset("page.html")).substitute(
         title=escape(study_name),
+        links="\n".join(markup.link(f"#{s.anchor}", s.title) for s in SECTIONS),
         style=_asset("style.css"),
         plotly=get_plotlyjs(),
         script=_asset("script.js"),
         content="\n".join(content),
     )
-    return Report(page, figures)
+    return Report(page, findings.figures)
 
 
 def _asset(name: str) -> str:

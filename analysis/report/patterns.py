@@ -1,4 +1,4 @@
-"""The report's sections on reduction patterns: each takes cells and tables and returns HTML."""
+"""The report's sections on reduction patterns: each takes the findings and returns HTML."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
@@ -10,23 +10,20 @@ import pandas as pd
 from analysis.records import CellRecord
 from analysis.report import charts, markup, pixels
 from analysis.report.charts import Figure
-from analysis.report.figures import Figures
+from analysis.report.findings import Findings
 from analysis.report.groups import by_setting, cells_at_rate, rates_of
 from analysis.report.style import BASELINE, method_styles, ordered_methods
-
-Tables = Mapping[str, pd.DataFrame]
 
 NOTHING_COMPARED = "No two cells have been compared yet."
 
 
-def token_depth(records: Sequence[CellRecord], tables: Tables, figures: Figures) -> str:
+def token_depth(findings: Findings) -> str:
     """Token-depth maps, methods down and keep rates across."""
-    table = tables.get("depth_maps", pd.DataFrame())
-    maps = {} if table.empty else _maps(table)
-    mapped = [r for r in records if r.cell_id in maps and r.family != BASELINE]
+    table = findings.table("depth_maps")
+    maps = _maps(table)
+    mapped = [r for r in findings.records if r.cell_id in maps and r.family != BASELINE]
     if not mapped:
-        content = markup.empty("No cell whose method drops patches has been evaluated yet.")
-        return markup.section("depth", "Token depth", content)
+        return markup.empty("No cell whose method drops patches has been evaluated yet.")
     values = [maps[record.cell_id] for record in mapped]
     low, high = min(m.min() for m in values), max(m.max() for m in values)
     high = max(high, low + 1)  # All constant: any scale will do.
@@ -35,7 +32,7 @@ def token_depth(records: Sequence[CellRecord], tables: Tables, figures: Figures)
         grid = _mean_maps(cells, maps)
         settings[title] = _map_grid(grid, low, high)
         drawn = {f"{m} at {r:g}": charts.depth_map(v, low, high) for (m, r), v in grid.items()}
-        figures.add(f"token depth {title}", drawn)
+        findings.figures.add(f"token depth {title}", drawn)
     scale = (
         f'<div class="scale">{low:.1f}<span style="background:linear-gradient(90deg,'
         f'{pixels.CSS_GRADIENT})"></span>{high:.1f}</div>'
@@ -48,8 +45,7 @@ def token_depth(records: Sequence[CellRecord], tables: Tables, figures: Figures)
         "have no depth. "
         f"Computed on all evaluation images of each cell ({images})."
     )
-    content = markup.figure(scale + markup.views(settings, "Cells of"), caption)
-    return markup.section("depth", "Token depth", content)
+    return markup.figure(scale + markup.views(settings, "Cells of"), caption)
 
 
 class _Measure(NamedTuple):
@@ -82,27 +78,22 @@ _MEASURES = (
 )  # fmt: skip
 
 
-def similarity(records: Sequence[CellRecord], tables: Tables, figures: Figures) -> str:
+def similarity(findings: Findings) -> str:
     """Matrices of how alike methods are at the same keep rate."""
-    parts = [_matrices(records, tables, measure, figures) for measure in _MEASURES]
-    parts.append(_distance_by_depth(records, tables, figures))
-    content = "".join(parts) or markup.empty(NOTHING_COMPARED)
-    return markup.section("similarity", "Similarity of methods", content)
+    parts = [_matrices(findings, measure) for measure in _MEASURES]
+    parts.append(_distance_by_depth(findings))
+    return "".join(parts) or markup.empty(NOTHING_COMPARED)
 
 
-def _matrices(
-    records: Sequence[CellRecord], tables: Tables, measure: _Measure, figures: Figures
-) -> str:
-    table = tables.get(measure.table, pd.DataFrame())
-    if table.empty:
-        return ""
+def _matrices(findings: Findings, measure: _Measure) -> str:
+    table = findings.table(measure.table)
     rows = table[(table["comparison"] == "models") & table[measure.value].notna()]
-    methods = ordered_methods(records)
+    methods = ordered_methods(findings.records)
     found = {}
-    for view, inside in _at_each_rate(records, rows):
+    for view, inside in _at_each_rate(findings.records, rows):
         if plots := _panels(inside, measure, methods):
             width = max(16, 5 + 2 * len({*inside["method_a"]}))
-            found[view] = figures.shown(f"{measure.value} {view}", plots, width)
+            found[view] = findings.figures.shown(f"{measure.value} {view}", plots, width)
     if not found:
         return ""
     images = ", ".join(str(n) for n in sorted(rows["images"].unique()))
@@ -111,19 +102,17 @@ def _matrices(
     return heading + markup.figure(markup.views(found, "Cells of"), caption)
 
 
-def _distance_by_depth(records: Sequence[CellRecord], tables: Tables, figures: Figures) -> str:
+def _distance_by_depth(findings: Findings) -> str:
     """How far each method's features are from those of the unreduced model, block by block."""
-    table = tables.get("features", pd.DataFrame())
-    baselines = {record.cell_id for record in records if record.family == BASELINE}
-    if table.empty or not table["cell_b"].isin(baselines).any():
-        return ""
+    table = findings.table("features")
+    baselines = {record.cell_id for record in findings.records if record.family == BASELINE}
     rows = table[table["cell_b"].isin(baselines) & (table["comparison"] == "models")]
-    styles = method_styles(records)
+    styles = method_styles(findings.records)
     found = {}
-    for view, inside in _at_each_rate(records, rows):
+    for view, inside in _at_each_rate(findings.records, rows):
         if lines := _lines(inside):
             plot = charts.by_block(lines, styles, "linear CKA distance")
-            found[view] = figures.shown(f"cka by block {view}", {view: plot})
+            found[view] = findings.figures.shown(f"cka by block {view}", {view: plot})
     if not found:
         return ""
     images = ", ".join(str(n) for n in sorted(rows["images"].unique()))

@@ -1,13 +1,13 @@
-"""The report's sections on results: each takes the study's cells and returns HTML."""
+"""The report's sections on results: each takes the findings and returns HTML."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from html import escape
 from statistics import fmean
 
 from analysis.records import CellRecord
 from analysis.report import charts, markup
-from analysis.report.figures import Figures
+from analysis.report.findings import Findings
 from analysis.report.groups import by_setting, evaluated, group, images_used, rates_of
 from analysis.report.style import BASELINE, legend, method_styles
 
@@ -25,8 +25,9 @@ STATES = ("done", "running", "trained", "interrupted", "pending", "failed", "dam
 """Order of the states in the summary; others follow."""
 
 
-def summary(records: Sequence[CellRecord]) -> str:
+def summary(findings: Findings) -> str:
     """Cells by state, and the best cell of every dataset and capacity."""
+    records = findings.records
     counts = Counter(record.state for record in records)
     states = [state for state in STATES if counts[state]]
     states += sorted(set(counts) - set(states))
@@ -41,14 +42,15 @@ def summary(records: Sequence[CellRecord]) -> str:
     )
     total = f'<div class="tile"><b>{len(records)}</b>cells</div>'
     head = f'<div class="tiles">{total}{tiles}</div><div class="bar" aria-hidden="true">{bar}</div>'
-    return markup.section("summary", "Summary", head + _best_cells(evaluated(records)))
+    return head + _best_cells(evaluated(records))
 
 
-def accuracy(records: Sequence[CellRecord], figures: Figures) -> str:
+def accuracy(findings: Findings) -> str:
     """Accuracy against keep rate, cost and throughput."""
+    records, figures = findings.records, findings.figures
     done = evaluated(records)
     if not done:
-        return markup.section("accuracy", "Accuracy", markup.empty(NOTHING_EVALUATED))
+        return markup.empty(NOTHING_EVALUATED)
     styles = method_styles(records)
     rates = rates_of([record for record in done if record.family != BASELINE] or done)
     by_rate = {
@@ -70,11 +72,12 @@ def accuracy(records: Sequence[CellRecord], figures: Figures) -> str:
         }
         shown = figures.shown(f"accuracy by {charts.COSTS[cost].title}", by_cost)
         content += markup.figure(shown, f"{words} {images}")
-    return markup.section("accuracy", "Accuracy", content)
+    return content
 
 
-def cells(records: Sequence[CellRecord]) -> str:
+def cells(findings: Findings) -> str:
     """Every cell with its state, to be sorted and filtered."""
+    records = findings.records
     columns = ("Dataset", "Capacity", "Method", "State", "Note", "Keep rate", "Seed", "Epoch",
                "Accuracy", "GMACs", "Tokens", "Images/s", "Data wait")  # fmt: skip
     states = "".join(
@@ -93,20 +96,21 @@ def cells(records: Sequence[CellRecord]) -> str:
         "such as training other cells: compare methods by GMACs, or on a quiet device. Data wait "
         "is the share of the training time in which the model waited for images."
     )
-    return markup.section("cells", "All cells", controls + markup.figure(body, caption))
+    return controls + markup.figure(body, caption)
 
 
-def provenance(records: Sequence[CellRecord], facts: Mapping[str, str]) -> str:
+def provenance(findings: Findings) -> str:
     """Where the numbers come from."""
-    chosen = sorted({str(r.metrics["select_on"]) for r in records if "select_on" in r.metrics})
+    metrics = [record.metrics for record in findings.records]
+    chosen = sorted({str(m["select_on"]) for m in metrics if "select_on" in m})
     meaning = {
         "val": "val (the reported split, as in the published study)",
         "holdout": "holdout (a part of the training split)",
     }
     selected = "; ".join(meaning.get(split, split) for split in chosen)
-    shown = {**facts, **({"best epoch chosen on": selected} if selected else {})}
+    shown = {**findings.provenance, **({"best epoch chosen on": selected} if selected else {})}
     items = "".join(f"<dt>{escape(k)}</dt><dd>{escape(str(v))}</dd>" for k, v in shown.items())
-    return markup.section("provenance", "Provenance", f"<dl>{items}</dl>")
+    return f"<dl>{items}</dl>"
 
 
 def _best_cells(done: Sequence[CellRecord]) -> str:

@@ -1,18 +1,15 @@
-"""The report's sections on ranks and correlations: each takes cells and tables, returns HTML."""
+"""The report's sections on ranks and correlations: each takes the findings and returns HTML."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from html import escape
 from typing import Any
 
 import pandas as pd
 
-from analysis.records import CellRecord
 from analysis.report import markup
 from analysis.report.charts import Figure
-from analysis.report.figures import Figures
+from analysis.report.findings import Findings
 from analysis.report.style import LINE, MethodStyle, method_styles
-
-Tables = Mapping[str, pd.DataFrame]
 
 SIGNIFICANT = 0.05
 """q values up to this are marked."""
@@ -29,14 +26,12 @@ _NAMES = {
 }  # fmt: skip
 
 
-def ranks(records: Sequence[CellRecord], tables: Tables, figures: Figures) -> str:
+def ranks(findings: Findings) -> str:
     """Average ranks of the methods with the critical difference, over all datasets and for each."""
-    table = tables.get("ranks", pd.DataFrame())
-    ranked = table.dropna(subset=["average_rank"]) if len(table) else table
+    ranked = findings.table("ranks").dropna(subset=["average_rank"])
     if ranked.empty:
-        nothing = markup.empty("No block of cells is finished for several methods yet.")
-        return markup.section("ranks", "Ranks", nothing)
-    styles = method_styles(records)
+        return markup.empty("No block of cells is finished for several methods yet.")
+    styles = method_styles(findings.records)
     plots = {
         _rank_title(rows): _rank_diagram(rows, styles)
         for _, rows in ranked.groupby("dataset", dropna=False, sort=False)
@@ -47,19 +42,16 @@ def ranks(records: Sequence[CellRecord], tables: Tables, figures: Figures) -> st
         "cannot be told apart from the best one at 5 % (Nemenyi's critical difference). A small p "
         "(Friedman's test) says that the methods do not all rank alike."
     )
-    body = markup.figure(figures.shown("ranks", plots), caption)
-    return markup.section("ranks", "Ranks", body)
+    return markup.figure(findings.figures.shown("ranks", plots), caption)
 
 
-def correlations(tables: Tables, figures: Figures) -> str:
+def correlations(findings: Findings) -> str:
     """Heat maps of how similarity goes with the difference of accuracies."""
-    table = tables.get("correlations", pd.DataFrame())
-    known = table.dropna(subset=["spearman"]) if len(table) else table
+    known = findings.table("correlations").dropna(subset=["spearman"])
     if known.empty:
-        nothing = "No group of at least 3 compared pairs yet."
-        return markup.section("correlations", "Likeness and accuracy", markup.empty(nothing))
+        return markup.empty("No group of at least 3 compared pairs yet.")
     shown = {
-        title: figures.shown(f"correlations {title}", {title: _correlation_map(rows)})
+        title: findings.figures.shown(f"correlations {title}", {title: _correlation_map(rows)})
         for comparison in COMPARISONS
         for title, rows in _views(known, comparison).items()
     }
@@ -70,8 +62,7 @@ def correlations(tables: Tables, figures: Figures) -> str:
         f"and Hochberg over all {len(known)} correlations. Point at a field for the interval, the "
         "number of pairs and Kendall's tau."
     )
-    body = markup.figure(markup.views(shown, "Pairs of"), caption)
-    return markup.section("correlations", "Likeness and accuracy", body)
+    return markup.figure(markup.views(shown, "Pairs of"), caption)
 
 
 def _rank_title(rows: pd.DataFrame) -> str:
