@@ -13,6 +13,9 @@ from analysis.records import CellArtifacts, CellRecord
 Row = dict[str, Any]
 Schema = dict[str, str]
 
+MAP_COMPARISONS: tuple[Comparison, ...] = ("datasets", "models", "rates", "capacity")
+"""What the cells differ in whose depth maps are compared."""
+
 _CELL: Schema = {
     "cell_id": "string",
     "dataset": "string",
@@ -155,20 +158,15 @@ def depth_maps_table(cells: Iterable[CellArtifacts]) -> pd.DataFrame:
     return table("depth_maps", (row for cell in cells for row in _depth_rows(cell)))
 
 
-def heatmaps_table(
-    depth_maps: pd.DataFrame,
-    records: Sequence[CellRecord],
-    comparison: Comparison = "datasets",
-) -> pd.DataFrame:
+def heatmaps_table(depth_maps: pd.DataFrame, records: Sequence[CellRecord]) -> pd.DataFrame:
     """Compare the mean depth maps of the cells' pairs (`comparisons.pairs`).
+
+    Pairs are across datasets and, within a dataset, across methods, rates and capacities, each
+    once. Maps of different grids leave every metric missing, with a note.
 
     Args:
         depth_maps: Table from `depth_maps_table`; cells without a map are left out.
         records: The cells to compare.
-        comparison: What the two cells of a pair differ in; `dataset` is that of A.
-
-    Raises:
-        ValueError: The maps of a pair have different grids.
     """
     maps = {
         str(cell): group.pivot(index="row", columns="column", values="depth_mean").to_numpy()
@@ -178,10 +176,18 @@ def heatmaps_table(
     rows = (
         identity(a, b, comparison)
         | {"dataset_b": b.dataset}
-        | heatmaps.compare_maps(maps[a.cell_id], maps[b.cell_id])
+        | _maps_compared(maps[a.cell_id], maps[b.cell_id])
+        for comparison in MAP_COMPARISONS
         for a, b in pairs(mapped, comparison)
     )
     return table("heatmaps", rows)
+
+
+def _maps_compared(a: np.ndarray, b: np.ndarray) -> Row:
+    if a.shape != b.shape:
+        rows_a, columns_a, rows_b, columns_b = *a.shape, *b.shape
+        return {"note": f"grids of {rows_a} x {columns_a} and {rows_b} x {columns_b} patches"}
+    return dict(heatmaps.compare_maps(a, b))
 
 
 def _cell(record: CellRecord) -> Row:

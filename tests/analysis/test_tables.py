@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.comparisons import compare
+from analysis.comparisons import compare, pairs
+from analysis.heatmaps import METRICS, compare_maps
 from analysis.records import CellRecord
 from analysis.tables import (
     SCHEMAS,
@@ -97,12 +98,44 @@ def test_heatmaps_across_datasets_equal_the_published_study(study_cells, study_n
     method = ("topk", "evit", "tome")
     cells = [cell for cell in study_cells.values() if cell.record.method in method]
     found = heatmaps_table(depth_maps_table(cells), [cell.record for cell in cells])
+    found = found[found["comparison"] == "datasets"]
     published = {(row["A"], row["B"]): row for row in study_numbers["heatmaps"]}
     assert len(found) == 4
     for row in found.itertuples():
         assert (row.dataset, row.dataset_b, row.method_a) == ("im", "nab", row.method_b)
         assert row.emd == pytest.approx(published[row.cell_a, row.cell_b]["EMD_exact"], abs=1e-7)
         assert pd.isna(row.note)
+
+
+def test_heatmaps_within_a_dataset_compare_methods_rates_and_capacities(study_cells):
+    cells = [cell for cell in study_cells.values() if cell.record.method in ("topk", "evit")]
+    records = [cell.record for cell in cells]
+    maps = depth_maps_table(cells)
+    found = heatmaps_table(maps, records)
+    for comparison in ("models", "rates", "capacity"):
+        rows = found[found["comparison"] == comparison]
+        assert list(zip(rows["cell_a"], rows["cell_b"], strict=True)) == [
+            (a.cell_id, b.cell_id) for a, b in pairs(records, comparison)
+        ]
+        assert len(rows) > 0
+        assert (rows["dataset"] == rows["dataset_b"]).all()
+    row = found[found["comparison"] == "rates"].iloc[0]
+    a, b = (
+        maps[maps["cell_id"] == row[side]]["depth_mean"].to_numpy().reshape(14, 14)
+        for side in ("cell_a", "cell_b")
+    )
+    assert row[list(METRICS)].to_dict() == {
+        name: value for name, value in compare_maps(a, b).items() if name != "note"
+    }
+
+
+def test_heatmaps_of_different_grids_are_missing_with_the_reason(study_cells):
+    cells = [study_cells["im-topk-small-0.5"], study_cells["im-evit-small-0.5"]]
+    maps = depth_maps_table(cells)
+    smaller = (maps["cell_id"] == "im-evit-small-0.5") & (maps["row"] >= 7)
+    (row,) = heatmaps_table(maps[~smaller], [cell.record for cell in cells]).itertuples()
+    assert row.note == "grids of 14 x 14 and 7 x 14 patches"
+    assert pd.isna(row.jsd)
 
 
 def test_rows_of_a_comparison_fill_their_table(study_cells):
