@@ -8,16 +8,16 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 
-from orchestrator.datasets import dataset_root
-from orchestrator.disk_use import disk_use, in_words
+from orchestrator.data.datasets import dataset_root
 from orchestrator.errors import UserError
-from orchestrator.listing import cells_table, describe, read_status
-from orchestrator.repairing import verify_study
-from orchestrator.reporting import write_report
+from orchestrator.results.reporting import write_report
 from orchestrator.run import INTERRUPTED, SOME_FAILED, run_study
 from orchestrator.selection import STAGES, Options, select, storage_path
-from orchestrator.status_view import follow, status_view
-from orchestrator.store import find_study
+from orchestrator.storage.disk_use import disk_use, in_words
+from orchestrator.storage.repairing import verify_study
+from orchestrator.storage.store import find_study
+from orchestrator.watching.listing import cells_table, describe, read_status
+from orchestrator.watching.status_view import follow, status_view
 from trainables.files import DamagedFileError
 from trainables.patience import StorageError
 
@@ -108,7 +108,7 @@ def check_data(
 
     The status is 0 where nothing is wrong, else 1.
     """
-    from orchestrator.check_data import check_data as check  # Imports NumPy and Pillow.
+    from orchestrator.data.check_data import check_data as check  # Imports NumPy and Pillow.
 
     root = dataset_root(dataset, folder) or folder
     raise typer.Exit(0 if check(dataset, root, Console()) else SOME_FAILED)
@@ -161,7 +161,7 @@ def clean(
     yes: Annotated[bool, typer.Option("--yes", help="Remove it without asking.")] = False,
 ) -> None:
     """Show what a study can do without and remove it once that is confirmed."""
-    from orchestrator.clean import Wanted, clean_study  # Imports torch.
+    from orchestrator.storage.clean import Wanted, clean_study  # Imports torch.
 
     store = find_study(storage_path(storage))
     clean_study(store, Wanted(failed, orphans, keep_best), Console(), yes=yes)

@@ -7,26 +7,26 @@ from functools import partial
 
 import ray
 
-from orchestrator.calibrating import Calibrating, Calibrations
-from orchestrator.cluster import Cluster, connected
+from orchestrator.cluster.connection import Cluster, connected
+from orchestrator.cluster.head_watch import head_watched
+from orchestrator.cluster.lane import Lane
+from orchestrator.cluster.nodes import Nodes
 from orchestrator.command import command_line
-from orchestrator.comparing import ComparisonError, write_tables
-from orchestrator.datasets import dataset_root
-from orchestrator.expected import expected
-from orchestrator.head_watch import head_watched
+from orchestrator.data.datasets import dataset_root
 from orchestrator.interrupts import Interrupts
-from orchestrator.lane import Lane
-from orchestrator.metrics import StudyMetrics
-from orchestrator.nodes import Nodes
-from orchestrator.progress import Progress, Sink
+from orchestrator.packing.calibrating import Calibrating, Calibrations
+from orchestrator.packing.sharing import Hardware, Reserved
+from orchestrator.results.comparing import ComparisonError, write_tables
+from orchestrator.results.tasks import evaluate_cell
 from orchestrator.selection import Options, Selection
-from orchestrator.sharing import Hardware, Reserved
-from orchestrator.status import Activity, keep_status
-from orchestrator.store import CellState, StoredCell
-from orchestrator.tasks import evaluate_cell
+from orchestrator.storage.store import CellState, StoredCell
+from orchestrator.storage.verified import Verified
 from orchestrator.tracking.following import tracked
-from orchestrator.training import TEACHER_FAILED, Training
-from orchestrator.verified import Verified
+from orchestrator.training.expected import expected
+from orchestrator.training.stage import TEACHER_FAILED, Training
+from orchestrator.watching.metrics import StudyMetrics
+from orchestrator.watching.progress import Progress, Sink
+from orchestrator.watching.status import Activity, keep_status
 from orchestrator.work import Work, stored_cells
 
 CPUS_PER_EVALUATION = 4

@@ -8,9 +8,9 @@ from rich.console import Console
 from timm.models import VisionTransformer
 
 import reduction
-from orchestrator.datasets import dataset_root, work_shown
+from orchestrator.data.datasets import dataset_root, work_shown
+from orchestrator.data.host_check import check_hosts
 from orchestrator.errors import UserError
-from orchestrator.host_check import check_hosts
 from orchestrator.selection import Options, Selection
 from reduction.model import ReducedVisionTransformer
 from trainables.cell import Cell

@@ -4,17 +4,17 @@ from functools import partial
 
 from rich.console import Console
 
+from orchestrator.cluster.ray_setup import prepare_ray
 from orchestrator.command import command_line
-from orchestrator.driver_lock import driving
 from orchestrator.interrupts import Interrupts
-from orchestrator.progress import Progress
 from orchestrator.provenance import provenance
-from orchestrator.ray_setup import prepare_ray
-from orchestrator.repairing import repair_cells
 from orchestrator.selection import Options, Selection, select, with_teachers
-from orchestrator.store import CellState
-from orchestrator.taking_over import left_for_this_study, take_over_cells
-from orchestrator.verified import Verified
+from orchestrator.storage.driver_lock import driving
+from orchestrator.storage.repairing import repair_cells
+from orchestrator.storage.store import CellState
+from orchestrator.storage.taking_over import left_for_this_study, take_over_cells
+from orchestrator.storage.verified import Verified
+from orchestrator.watching.progress import Progress
 from orchestrator.work import left_to_do, refresh_report
 from trainables.patience import patience
 

@@ -6,7 +6,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from orchestrator.errors import UserError, not_one_of
-from orchestrator.store import CellState, Store, StoredCell, waits_for
+from orchestrator.storage.store import CellState, Store, StoredCell, waits_for
 from orchestrator.study import Study, added_teachers, expand, load_study
 from trainables.cell import Cell
 from trainables.store_path import ObjectPath, StorePath, store_path

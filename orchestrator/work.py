@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from orchestrator.reporting import report_is_current, write_report
+from orchestrator.results.reporting import report_is_current, write_report
+from orchestrator.results.tables import tables_are_current
 from orchestrator.selection import Options, Selection
-from orchestrator.store import CellState, StoredCell
-from orchestrator.tables import tables_are_current
+from orchestrator.storage.store import CellState, StoredCell
 from trainables.cell import Cell
 from trainables.files import DamagedFileError
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from orchestrator.store import CellState, Store
+from orchestrator.storage.store import CellState, Store
 
 FULL_GRID = Path(__file__).parents[1] / "experiments" / "full_grid.py"
 PATIENCE = 400.0

@@ -16,8 +16,8 @@ import yaml
 import reduction
 from analysis.tables import SCHEMAS
 from orchestrator.cli import app
-from orchestrator.metrics import METRICS
 from orchestrator.study import SHIPPED, Grid, Resources, Study
+from orchestrator.watching.metrics import METRICS
 from reduction import methods
 from trainables import cell_data
 from trainables.cell import Cell

@@ -17,7 +17,7 @@ from unittest import mock
 import yaml
 from rich.console import Console
 
-from orchestrator.ray_setup import RAY_SETTINGS
+from orchestrator.cluster.ray_setup import RAY_SETTINGS
 from orchestrator.run import run_study
 from orchestrator.selection import Options, Selection, select
 
@@ -42,7 +42,7 @@ def bare(folder: Path, cells: int) -> Facts:
     from ray import tune
 
     from experiments.benchmarks.idle import BareTrainable
-    from orchestrator.cluster import connected
+    from orchestrator.cluster.connection import connected
 
     tuner = tune.Tuner(
         BareTrainable,
@@ -186,7 +186,7 @@ def write_study(folder: Path, cells: int, gpu: float = 0.0) -> Path:
 def launched(study: Path) -> Facts:
     """Train the study beside its file, whose cells are of no work; return how that went."""
     from experiments.benchmarks.idle import IdleTrainable
-    from orchestrator import training
+    from orchestrator.training import stage as training
 
     train, facts = training.Training.run, {}
 
@@ -217,7 +217,7 @@ def finish(selection: Selection) -> None:
     from analysis.tables import table
     from experiments.benchmarks.idle import IdleTraining
     from orchestrator.provenance import provenance
-    from orchestrator.tables import TABLES, fingerprint, publish_tables
+    from orchestrator.results.tables import TABLES, fingerprint, publish_tables
 
     store, cells = selection.store, [selection.stored(cell) for cell in selection.cells]
     store.create(selection.study.model_dump(mode="json") | provenance(), selection.cells)

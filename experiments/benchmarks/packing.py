@@ -20,8 +20,8 @@ from PIL import Image
 
 from experiments.benchmarks import results
 from orchestrator.preflight import training_macs
-from orchestrator.release import Config, ReleaseOrder, critical_paths
 from orchestrator.study import Study, expand, load_study
+from orchestrator.training.release import Config, ReleaseOrder, critical_paths
 from trainables.cell import Cell
 from trainables.data.base import ImageDataset, LabelledSplit, Task
 

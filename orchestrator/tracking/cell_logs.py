@@ -26,7 +26,7 @@ from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.proto.summary_pb2 import Summary
 from tensorboardX.record_writer import masked_crc32c
 
-from orchestrator.store import Store, StoredCell
+from orchestrator.storage.store import Store, StoredCell
 from orchestrator.tracking.tracker import curve, metrics_of
 from trainables.files import write_atomic
 

@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from orchestrator.progress import Progress
-from orchestrator.store import Store
+from orchestrator.storage.store import Store
 from orchestrator.tracking.cell_logs import CellLogs
 from orchestrator.tracking.wandb_settings import wandb_settings
 from orchestrator.tracking.wandb_tracker import WandbTracker
+from orchestrator.watching.progress import Progress
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import wandb
 
-from orchestrator.store import CellState, Store, StoredCell
+from orchestrator.storage.store import CellState, Store, StoredCell
 from orchestrator.tracking.tracker import curve, metrics_of
 from trainables.store_path import store_path
 

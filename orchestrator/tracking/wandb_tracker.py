@@ -15,7 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
 
-from orchestrator.store import CellState, Store
+from orchestrator.storage.store import CellState, Store
 from orchestrator.tracking.tracker import METRICS
 from orchestrator.tracking.wandb_settings import WandbSettings
 from trainables.files import DamagedFileError, read_sealed_json, write_sealed_json

@@ -16,7 +16,7 @@ import timm
 from published_datasets import WRITERS
 from timm.models import save_for_hf
 
-from orchestrator.store import CellState, Store
+from orchestrator.storage.store import CellState, Store
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from orchestrator.store import CellState, Store
+from orchestrator.storage.store import CellState, Store
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 

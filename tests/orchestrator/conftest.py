@@ -10,7 +10,7 @@ from rich.console import Console
 
 from orchestrator.run import run_study
 from orchestrator.selection import Options
-from orchestrator.store import Store
+from orchestrator.storage.store import Store
 
 
 @dataclass(frozen=True)

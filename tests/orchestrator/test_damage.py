@@ -12,9 +12,9 @@ from damage import flip_a_bit, tear
 from rich.console import Console
 
 from orchestrator.provenance import provenance
-from orchestrator.repairing import repair_cells
 from orchestrator.selection import Options, select
-from orchestrator.verified import Verified
+from orchestrator.storage.repairing import repair_cells
+from orchestrator.storage.verified import Verified
 from orchestrator.work import left_to_do, refresh_report
 
 NOT_READ = {"tune", "driver.lock"}

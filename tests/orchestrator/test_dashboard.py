@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from orchestrator.listing import read_status
-from orchestrator.store import Store
+from orchestrator.storage.store import Store
+from orchestrator.watching.listing import read_status
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(590)]
 

@@ -17,7 +17,7 @@ from launching import (
     training_processes,
 )
 
-from orchestrator.store import CellState
+from orchestrator.storage.store import CellState
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 

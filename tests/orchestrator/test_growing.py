@@ -11,7 +11,7 @@ from orchestrator import run
 from orchestrator.cli import main
 from orchestrator.launch import Launch
 from orchestrator.selection import Options, select
-from orchestrator.training import Training
+from orchestrator.training.stage import Training
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from orchestrator.cli import main
-from orchestrator.store import CellState
+from orchestrator.storage.store import CellState
 
 pytestmark = pytest.mark.timeout(300)
 

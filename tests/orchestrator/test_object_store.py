@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from orchestrator.store import CellState, Store
+from orchestrator.storage.store import CellState, Store
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 

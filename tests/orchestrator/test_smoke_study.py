@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 
 from orchestrator.cli import main
-from orchestrator.store import CellState
-from orchestrator.tables import TABLES
+from orchestrator.results.tables import TABLES
+from orchestrator.storage.store import CellState
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -104,7 +104,7 @@ def test_running_again_waits_for_no_big_package_and_reads_little(finished):
     code = (
         "import sys\n"
         "from orchestrator.cli import main\n"
-        "from orchestrator.store import StoredCell\n"
+        "from orchestrator.storage.store import StoredCell\n"
         "state, reads = StoredCell.state, []\n"
         "StoredCell.state = lambda cell: (reads.append(cell.id), state(cell))[1]\n"
         "try:\n"

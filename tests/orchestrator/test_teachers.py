@@ -6,7 +6,7 @@ import yaml
 from orchestrator.cli import main
 from orchestrator.launch import _has_failed
 from orchestrator.selection import Options, select, with_teachers
-from orchestrator.store import CellState, waits_for
+from orchestrator.storage.store import CellState, waits_for
 from trainables.files import write_atomic
 
 pytestmark = pytest.mark.timeout(300)

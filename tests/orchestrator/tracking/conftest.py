@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from reports import report
 
-from orchestrator.store import CellState, Store
+from orchestrator.storage.store import CellState, Store
 from orchestrator.tracking.tracker import Tracker
 from trainables.cell import Cell
 from trainables.files import write_sealed_json

@@ -9,10 +9,10 @@ import pytest
 from events_file import hyperparameters, scalars
 from reports import report
 
-from orchestrator.status import Activity
-from orchestrator.store import CellState, Store
+from orchestrator.storage.store import CellState, Store
 from orchestrator.tracking.cell_logs import EVENTS, TABLE, CellLogs
 from orchestrator.tracking.tracker import curve, metrics_of
+from orchestrator.watching.status import Activity
 
 
 def points(metric, reports):

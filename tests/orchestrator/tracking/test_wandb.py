@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 from wandb_server import API_KEY, WandbServer
 
-from orchestrator.status import Activity
-from orchestrator.store import CellState
+from orchestrator.storage.store import CellState
 from orchestrator.tracking import wandb_tracker
 from orchestrator.tracking.wandb_settings import wandb_settings
 from orchestrator.tracking.wandb_tracker import WandbTracker
+from orchestrator.watching.status import Activity
 
 WANDB = Path(sys.executable).with_name("wandb")
 
@@ -284,7 +284,7 @@ def test_the_death_of_the_driver_ends_the_runs(study, server, launched):
     script = f"""
         import os, time
         from pathlib import Path
-        from orchestrator.store import Store
+        from orchestrator.storage.store import Store
         from orchestrator.tracking.wandb_settings import wandb_settings
         from orchestrator.tracking.wandb_tracker import WandbTracker
         from reports import report

@@ -1,0 +1,1 @@
+"""Datasets and pretrained weights that a study needs, looked at before it begins."""

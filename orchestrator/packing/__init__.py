@@ -1,0 +1,1 @@
+"""How many cells share a machine: what each one reserves."""

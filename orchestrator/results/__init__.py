@@ -1,0 +1,1 @@
+"""From trained cells to tables and the report."""

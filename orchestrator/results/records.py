@@ -1,0 +1,48 @@
+"""Cells of the store as the analysis sees them."""
+
+from dataclasses import replace
+
+from analysis.records import CellRecord
+from orchestrator.storage.store import CellState, StoredCell
+from reduction import METHODS, has_fixed_budget
+
+
+def record_of(stored: StoredCell) -> CellRecord:
+    """Return identity, state and metrics of a stored cell."""
+    cell = stored.cell()
+    state = stored.state()
+    report = stored.last_report()
+    whole = state is not CellState.DAMAGED
+    result = (stored.result() if whole else None) or {}
+    return CellRecord(
+        cell_id=cell.id,
+        dataset=cell.dataset,
+        method=cell.method,
+        family=METHODS[cell.method].family,
+        capacity=cell.capacity,
+        keep_rate=cell.keep_rate,
+        stages=cell.reduction_loc,
+        seed=cell.seed,
+        meets_every_rate=not has_fixed_budget(cell.method, cell.options),
+        state=str(state),
+        metrics=(stored.evaluation() or {}) if state is CellState.DONE else {},
+        error=stored.reason() if state is CellState.FAILED else None,
+        progress={
+            "epoch": report.get("epoch", 0),
+            "epochs": cell.recipe.epochs,
+            "not_finite": len(stored.attempts()) if whole else None,
+            "gentler": stored.gentler(),
+            **{name: result.get(name) for name in ("train_seconds", "data_wait")},
+        },
+    )
+
+
+def records_at_all_rates(stored: StoredCell) -> list[CellRecord]:
+    """Return the record of a stored cell, and one for every other keep rate it is evaluated at."""
+    own = record_of(stored)
+    metrics = {
+        rate: folder.metrics() if own.state == CellState.DONE else None
+        for rate, folder in stored.evaluations().items()
+        if rate is not None
+    }
+    return [own, *(replace(own, eval_keep_rate=r, metrics=m or {}) for r, m in metrics.items())]

@@ -1,0 +1,1 @@
+"""The store of a study: what it holds, who may write, what may go."""

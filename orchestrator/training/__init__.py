@@ -1,0 +1,1 @@
+"""The training stage: cells as the trials of one Tune experiment."""
