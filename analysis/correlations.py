@@ -15,8 +15,11 @@ GROUPED_BY: Mapping[str, tuple[str, ...]] = {
     "capacity": ("dataset", "method_a", "family_a"),
 }
 """Comparison -> what the pairs of a group have in common: an anchor cell A and the rate at which
-it meets its partners; a method and capacity, over pairs of rates; a method, over pairs of
-capacities. The last two pool seeds."""
+it meets its partners, all of its seed; a method and capacity, over pairs of rates; a method, over
+pairs of capacities. For the last two, seeds of a pair are averaged: as points of their own they
+would count the same two settings several times."""
+SETTINGS = [f"{name}_{side}" for name in ("method", "capacity", "keep_rate") for side in "ab"]
+"""Pairs of cells that agree in these and the dataset differ in their seed."""
 
 COEFFICIENTS = {"spearman": spearman, "kendall": kendall}
 PLACES = {"pruning": "stage", "merging": "stage", "features": "block"}
@@ -73,11 +76,14 @@ def _rows(pairs: pd.DataFrame, name: str) -> Iterator[Row]:
             shared |= {"comparison": comparison, "cell_id": shared.pop("cell", None)}
             shared |= {"table": name, "block": key[-1]}
             for column in similarities(name):
-                yield shared | {"similarity": column} | _correlated(group, column)
+                points = group[[*SETTINGS, column, "difference"]].dropna()
+                if "seed" not in columns:
+                    points = points.groupby(SETTINGS, sort=False).mean()
+                yield shared | {"similarity": column} | _correlated(points, column)
 
 
-def _correlated(group: pd.DataFrame, column: str) -> Row:
-    x, y = group[[column, "difference"]].dropna().to_numpy(dtype=np.float64).T
+def _correlated(points: pd.DataFrame, column: str) -> Row:
+    x, y = points[[column, "difference"]].to_numpy(dtype=np.float64).T
     row: Row = {"pairs": len(x)}
     for name, correlate in COEFFICIENTS.items():
         found = correlate(x, y, (column, "difference of accuracies"))

@@ -14,6 +14,8 @@ BLOCK = ["dataset", "capacity", "keep_rate"]
 FEWEST_BLOCKS = 0.5
 """A method that lacks more than this share of the blocks is not ranked."""
 
+UNTESTED = "Friedman's test takes 3 methods, 2 blocks and accuracies that differ"
+
 Row = dict[str, Any]
 
 
@@ -66,6 +68,8 @@ def _rows(results: pd.DataFrame, dataset: str | None) -> Iterator[Row]:
         row = {"dataset": dataset, "method": method, "family": families[method], "blocks": blocks}
         left_out = len(scores) - blocks
         note = f"{left_out} blocks left out, for a method is not done there" if left_out else None
+        if np.isnan(tested["friedman"]):
+            note = "; ".join(filter(None, (note, UNTESTED)))
         if method not in ranks:
             note = f"not ranked: not done in {missing[method]:.0%} of {len(scores)} blocks"
         yield row | {"average_rank": ranks.get(method), "methods": methods, "note": note} | tested

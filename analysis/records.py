@@ -35,6 +35,14 @@ class CellRecord:
     """Contents of `eval.json`; empty where the cell has not been evaluated."""
     error: str | None = None
     """Why the cell failed, if it did."""
+    series: str = ""
+    """What cells share that differ in nothing but the seed."""
+    options: str | None = None
+    """The method's own options as JSON, None where they are the defaults."""
+    imported: str | None = None
+    """The W&B run that the cell was imported from, None where it is trained here."""
+    note: str | None = None
+    """Why metrics are missing, where the state alone does not tell."""
     progress: Mapping[str, Any] = field(default_factory=dict)
     """How far the training is (`epoch`, `epochs`), how many attempts ended on a number that is not
     finite and what that changed (`not_finite`, `gentler`), and what a trained cell took

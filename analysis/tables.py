@@ -37,6 +37,12 @@ _PAIR: Schema = {
 }
 _NOTE: Schema = {"note": "string"}
 
+SEED_MEASURES = (
+    *("accuracy", "top1", "top5", "map", "loss", "gmacs"),
+    *("images_per_second", "peak_memory_mb", "train_seconds"),
+)
+"""Columns of `results` that `seeds` aggregates."""
+
 
 def _mean_std(*names: str) -> Schema:
     return {f"{name}_{kind}": "float64" for name in names for kind in ("mean", "std")}
@@ -45,6 +51,9 @@ def _mean_std(*names: str) -> Schema:
 SCHEMAS: dict[str, Schema] = {
     "results": {
         **_CELL,
+        "series": "string",
+        "options": "string",
+        "imported": "string",
         "eval_keep_rate": "float64",
         "stages": "object",
         "meets_every_rate": "bool",
@@ -63,7 +72,23 @@ SCHEMAS: dict[str, Schema] = {
         "gentler": "string",
         **dict.fromkeys(("train_seconds", "data_wait"), "float64"),
         "classes_without_positives": "Int64",
+        "imported_accuracy": "float64",
         "error": "string",
+        **_NOTE,
+    },
+    "seeds": {
+        **dict.fromkeys(("series", "dataset", "method", "family", "capacity"), "string"),
+        "keep_rate": "float64",
+        "options": "string",
+        "imported": "bool",
+        "eval_keep_rate": "float64",
+        "stages": "object",
+        "meets_every_rate": "bool",
+        "metric": "string",
+        **dict.fromkeys(("cells", "n"), "int64"),
+        "seeds": "object",
+        **_mean_std(*SEED_MEASURES),
+        **_NOTE,
     },
     "pruning": {**_PAIR, "stage": "int64", **_mean_std("iou", "ioa"), "images": "int64", **_NOTE},
     "merging": {
@@ -85,6 +110,7 @@ SCHEMAS: dict[str, Schema] = {
         "stage": "Int64",
         **_mean_std("tokens", "share_left", "depth"),
         "images": "int64",
+        **_NOTE,
     },
     "depth_maps": {
         "cell_id": "string",
@@ -190,6 +216,9 @@ def _maps_compared(a: np.ndarray, b: np.ndarray) -> Row:
     return dict(heatmaps.compare_maps(a, b))
 
 
+_FACTS = ("series", "options", "imported", "meets_every_rate", "state", "error")
+
+
 def _cell(record: CellRecord) -> Row:
     return {name: getattr(record, name) for name in _CELL}
 
@@ -197,11 +226,18 @@ def _cell(record: CellRecord) -> Row:
 def _result(record: CellRecord) -> Row:
     counted = record.metrics.get("tokens")
     tokens_left = [counted.get(str(block)) for block in record.stages] if counted else None
-    facts = {name: getattr(record, name) for name in ("meets_every_rate", "state", "error")}
+    facts = {name: getattr(record, name) for name in _FACTS}
     lists = {"stages": list(record.stages), "tokens": tokens_left}
     rate = record.keep_rate if record.eval_keep_rate is None else record.eval_keep_rate
-    facts["eval_keep_rate"] = rate
+    facts |= {"eval_keep_rate": rate, "note": _why_missing(record)}
     return {**record.metrics, **record.progress, **_cell(record), **facts, **lists}
+
+
+def _why_missing(record: CellRecord) -> str | None:
+    """Return why numbers of a cell are missing, None where the metric alone tells."""
+    if record.note or not record.metrics:
+        return record.note or f"not evaluated: the cell is {record.state}"
+    return None if record.metrics.get("peak_memory_mb") else "peak memory is known on GPUs only"
 
 
 def _token_rows(cell: CellArtifacts) -> Iterator[Row]:
@@ -210,7 +246,9 @@ def _token_rows(cell: CellArtifacts) -> Iterator[Row]:
         share = tokens.share_left(cell, block)
         yield shared | {"stage": block} | mean_std("tokens", left) | mean_std("share_left", share)
     depth = tokens.cell_depth(cell)
-    if depth is not None:
+    if depth is None:
+        yield shared | {"note": "groups alone do not tell at which block a patch is dropped"}
+    else:
         yield shared | mean_std("depth", depth)
 
 

@@ -145,6 +145,23 @@ def report(storage: Storage) -> None:
 
 
 @app.command()
+def export(
+    storage: Storage,
+    formats: Annotated[
+        str, typer.Option("--format", help="csv, latex, or both with a comma.")
+    ] = "csv,latex",
+    to: Annotated[
+        str | None, typer.Option(help="Folder or URI for the files.  [default: STUDY-tables]")
+    ] = None,
+) -> None:
+    """Write the study's tables as CSV and LaTeX, accuracies the way a paper shows them."""
+    from orchestrator.exchange.export import export_tables
+
+    folder = storage_path(to) if to else None
+    export_tables(find_study(storage_path(storage)), folder, formats.split(","), Console())
+
+
+@app.command()
 def clean(
     storage: Storage,
     failed: Annotated[

@@ -2,13 +2,16 @@
 
 GraphQL at `/graphql` (by the operation's name), the stream of a run's history at
 `/files/ENTITY/PROJECT/RUN/file_stream`, and the upload of files. Where a client's request says
-where its lines go, they replace those that stand there, as on the real server.
+where its lines go, they replace those that stand there, as on the real server. `wandb.Api` reads
+the runs of a project in pages.
 """
 
 import base64
 import gzip
 import json
+import re
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -23,6 +26,8 @@ class RecordedRun:
 
     project: str
     name: str
+    display_name: str = ""
+    job_type: str | None = None
     group: str | None = None
     tags: list[str] = field(default_factory=list)
     config: dict[str, Any] = field(default_factory=dict)
@@ -152,10 +157,16 @@ class WandbServer:
         return secret.decode() == self.api_key
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
-        name, variables = request["operationName"], request.get("variables") or {}
+        # The client that reads leaves it to the query to name the operation.
+        name = (
+            request["operationName"] or re.search(r"(?:query|mutation) (\w+)", request["query"])[1]
+        )
+        variables = request.get("variables") or {}
         answer = {
             "Viewer": self._viewer,
             "UpsertBucket": self._upsert,
+            "GetDefaultEntity": self._viewer,
+            "Runs": self._page_of_runs,
             "RunResumeStatus": self._resume_status,
             "CreateRunFiles": self._create_files,
         }.get(name)
@@ -179,6 +190,8 @@ class WandbServer:
         name = given["name"]
         inserted = name not in self.runs
         run = self.runs.setdefault(name, RecordedRun(given["project"], name))
+        run.display_name = given.get("displayName") or run.display_name or name
+        run.job_type = given.get("jobType") or run.job_type
         run.group = given.get("groupName") or run.group
         run.tags = given.get("tags") or run.tags
         if given.get("config"):
@@ -190,12 +203,63 @@ class WandbServer:
         return {
             "id": f"id-{run.name}",
             "name": run.name,
-            "displayName": run.name,
+            "displayName": run.display_name,
             "description": "",
             "config": json.dumps(run.config),
             "sweepName": "",
             "project": {"id": "2", "name": run.project, "entity": owner},
             "historyLineCount": len(run.history),
+        }
+
+    def add_run(
+        self,
+        project: str,
+        name: str,
+        config: dict[str, Any],
+        summary: dict[str, Any],
+        *,
+        exit_codes: Sequence[int] = (0,),
+        tags: Sequence[str] = (),
+    ) -> None:
+        """Have a run of some other program; `name` is what the site shows, its id is another."""
+        run = RecordedRun(project, f"id{len(self.runs)}", name, tags=list(tags))
+        run.config = {key: {"value": value} for key, value in config.items()}
+        run.files["wandb-summary.json"] = [json.dumps(summary)]
+        run.exit_codes = list(exit_codes)
+        self.runs[run.name] = run
+
+    def _page_of_runs(self, given: dict[str, Any]) -> dict[str, Any]:
+        known = [run for run in self.runs.values() if run.project == given["project"]]
+        if given["entity"] != ENTITY or not known:
+            return {"project": None}
+        start = int(given.get("cursor") or 0)
+        page = known[start : start + given["perPage"]]
+        edges = [
+            {"node": self._listed(run), "cursor": str(number)}
+            for number, run in enumerate(page, start + 1)
+        ]
+        ends = {"endCursor": str(start + len(page)), "hasNextPage": start + len(page) < len(known)}
+        runs = {"edges": edges, "pageInfo": ends}
+        return {
+            "project": {"internalId": "2", "runCount": len(known), "readOnly": False, "runs": runs}
+        }
+
+    def _listed(self, run: RecordedRun) -> dict[str, Any]:
+        return self._bucket(run) | {
+            "projectId": "2",
+            "tags": run.tags,
+            "state": run.state,
+            "group": run.group,
+            "jobType": run.job_type,
+            "commit": None,
+            "readOnly": False,
+            "createdAt": "2023-06-01T12:00:00Z",
+            "heartbeatAt": "2023-06-01T12:00:00Z",
+            "notes": "",
+            "systemMetrics": "{}",
+            "summaryMetrics": json.dumps(run.summary),
+            "user": {"name": ENTITY, "username": ENTITY},
+            "historyKeys": None,
         }
 
     def _resume_status(self, given: dict[str, Any]) -> dict[str, Any]:

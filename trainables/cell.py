@@ -35,6 +35,8 @@ class Cell(BaseModel):
     """Other keep rates that the trained weights are evaluated at; the training is the same."""
     prerequisite: Name | None = None
     """Id of the cell that is trained first, because its best weights teach this one."""
+    imported: str | None = None
+    """ENTITY/PROJECT/RUN of the W&B run that trained it elsewhere; None: it is trained here."""
 
     @field_validator("reduction_loc")
     @classmethod
@@ -58,13 +60,37 @@ class Cell(BaseModel):
         """Return `{dataset}-{method}-{capacity}-r{rate}-s{seed}-{hash8}`.
 
         The hash covers everything that changes the outcome and nothing that does not (paths,
-        resources, worker counts), so that the same cell in two studies is the same cell.
+        resources, worker counts), so that the same cell in two studies is the same cell. That of
+        an imported cell covers its run, so that it is never the same as one that is trained here.
         """
+        return f"{self._name}-s{self.seed}-{_hashed(self._outcome())}"
+
+    @cached_property
+    def series(self) -> str:
+        """Return `{dataset}-{method}-{capacity}-r{rate}-{hash8}`.
+
+        Cells that differ in nothing but the seed have it in common: imported ones only with others
+        from the same project.
+        """
+        outcome = self._outcome() | {
+            "seed": None,
+            "prerequisite": self.prerequisite is not None,
+            "imported": self.imported and self.imported.rpartition("/")[0],
+        }
+        return f"{self._name}-{_hashed(outcome)}"
+
+    @property
+    def _name(self) -> str:
+        return f"{self.dataset}-{self.method}-{self.capacity}-r{self.keep_rate:g}"
+
+    def _outcome(self) -> dict[str, Any]:
         identity = self.model_dump(mode="json", exclude={"recipe", "eval_keep_rates"})
-        if self.prerequisite is None:
-            del identity["prerequisite"]
-        outcome = identity | self.recipe.outcome()
-        canonical = json.dumps(outcome, sort_keys=True, separators=(",", ":"))
-        digest = hashlib.sha256(canonical.encode()).hexdigest()[:8]
-        rate = f"{self.keep_rate:g}"
-        return f"{self.dataset}-{self.method}-{self.capacity}-r{rate}-s{self.seed}-{digest}"
+        for name in ("prerequisite", "imported"):  # Cells had ids before they could have these.
+            if identity[name] is None:
+                del identity[name]
+        return identity | self.recipe.outcome()
+
+
+def _hashed(outcome: dict[str, Any]) -> str:
+    canonical = json.dumps(outcome, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:8]

@@ -10,6 +10,7 @@ from analysis.comparisons import Comparison, pairs
 from analysis.correlations import correlations_table
 from analysis.ranks import ranks_table
 from analysis.records import CellRecord
+from analysis.seeds import seeds_table
 from analysis.tables import heatmaps_table, results_table, table
 from orchestrator.cluster.lane import Lane
 from orchestrator.results.records import record_of, records_at_all_rates
@@ -64,6 +65,7 @@ def write_tables(
     results = results_table(row for cell in cells for row in records_at_all_rates(cell))
     tables = _tables(store, records, limit, on_tick)
     statistics = {
+        "seeds": seeds_table(results),
         "correlations": correlations_table(results, tables),
         "ranks": ranks_table(results),
     }

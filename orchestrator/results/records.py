@@ -1,5 +1,6 @@
 """Cells of the store as the analysis sees them."""
 
+import json
 from dataclasses import replace
 
 from analysis.records import CellRecord
@@ -27,6 +28,9 @@ def record_of(stored: StoredCell) -> CellRecord:
         state=str(state),
         metrics=(stored.evaluation() or {}) if state is CellState.DONE else {},
         error=stored.reason() if state is CellState.FAILED else None,
+        series=cell.series,
+        options=json.dumps(cell.options, sort_keys=True) if cell.options else None,
+        imported=cell.imported,
         progress={
             "epoch": report.get("epoch", 0),
             "epochs": cell.recipe.epochs,

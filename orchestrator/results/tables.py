@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 TABLES = (
     "results",
+    "seeds",
     "pruning",
     "merging",
     "features",

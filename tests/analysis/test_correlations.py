@@ -156,6 +156,36 @@ def test_an_anchor_meets_cells_without_a_fixed_budget_at_its_own_rate():
     assert dict(zip(anchor["keep_rate"], anchor["pairs"], strict=True)) == {0.5: 9, 0.7: 9}
 
 
+def test_seeds_of_the_same_two_settings_are_one_point():
+    """Three seeds of a method at four rates: six pairs of rates, each the mean of three."""
+    draw = np.random.default_rng(0)
+    rates, seeds = (0.9, 0.7, 0.5, 0.25), (0, 1, 2)
+    cells = pd.DataFrame(
+        [
+            {
+                "cell_id": f"{r}-{s}", "dataset": "d", "method": "m", "family": "pruning",
+                "capacity": "tiny", "keep_rate": r, "eval_keep_rate": r, "seed": s,
+                "meets_every_rate": False, "accuracy": draw.normal(),
+            }
+            for r in rates for s in seeds
+        ]
+    )  # fmt: skip
+    of = {(c.keep_rate, c.seed): c for c in cells.itertuples()}
+    listed = [
+        _pair(of[a, s], of[b, s], draw, planted=False) | {"comparison": "rates", "seed": s}
+        for a in rates for b in rates if a > b for s in seeds
+    ]  # fmt: skip
+    tables = {name: table(name, []) for name in ("merging", "features")}
+    found = correlations_table(cells, tables | {"pruning": table("pruning", listed)})
+    assert found["pairs"].tolist() == [6, 6]
+    accuracy = cells.groupby("keep_rate")["accuracy"].mean()
+    alike = pd.DataFrame(listed).groupby(["keep_rate_a", "keep_rate_b"])["iou_mean"].mean()
+    difference = [accuracy[a] - accuracy[b] for a, b in alike.index]
+    expected = stats.spearmanr(alike.to_numpy(), difference).statistic
+    iou = found[found["similarity"] == "iou_mean"]["spearman"]
+    assert iou.tolist() == [pytest.approx(expected)]
+
+
 def test_too_few_pairs_and_constant_columns_are_nan_with_the_reason():
     cells, tables = synthetic_study(planted=False)
     pruning = tables["pruning"].assign(ioa_mean=0.5)

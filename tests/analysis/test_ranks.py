@@ -106,3 +106,4 @@ def test_a_study_without_anything_to_rank_has_no_numbers(methods):
     found = ranks_table(rows)
     assert len(found) == methods
     assert found["critical_difference"].isna().all()
+    assert found["note"].str.contains("Friedman's test takes 3 methods").all()
