@@ -6,11 +6,10 @@ follows the light and the dark theme.
 
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
-from statistics import fmean
+from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 
 from analysis.records import CellRecord
 from analysis.report.style import BASELINE, SOFT, MethodStyle
@@ -27,12 +26,21 @@ class Cost(NamedTuple):
     title: str
     unit: str
     more_is_better: bool
+    scale: float = 1
+    """What a metric's value is divided by, to be in this unit."""
+
+    def of(self, record: CellRecord, metric: str) -> float:
+        """Return what a cell costs by this metric, in this unit."""
+        return float(record.metrics[metric]) / self.scale
 
 
 COSTS = {
     "gmacs": Cost("GMACs per image", "GMACs", more_is_better=False),
     "images_per_second": Cost("images per second", "images/s", more_is_better=True),
+    "parameters": Cost("parameters (millions)", "M parameters", more_is_better=False, scale=1e6),
+    "peak_memory_mb": Cost("peak memory (MiB)", "MiB", more_is_better=False),
 }
+"""Metric -> what it is."""
 
 
 def accuracy_by_rate(
@@ -41,7 +49,8 @@ def accuracy_by_rate(
     """Accuracy of evaluated cells of one dataset and capacity against the keep rate.
 
     Args:
-        records: Evaluated cells; several seeds of a cell become a mean with their range.
+        records: Evaluated cells; several seeds of a cell become their mean and standard
+            deviation.
         styles: Style of every method, in the order of the legend.
         rates: The axis' ticks, and how far the baseline's line goes.
     """
@@ -78,23 +87,12 @@ def accuracy_by_cost(
     """
     known = [record for record in records if record.metrics.get(cost)]
     capacities = sorted({record.capacity for record in known}, key=_mean_size(known))
-    traces = []
-    for method, style in styles.items():
-        for place, capacity in enumerate(capacities):
-            mine = [r for r in known if (r.method, r.capacity) == (method, capacity)]
-            mine.sort(key=lambda record: record.metrics[cost])
-            if not mine:
-                continue
-            trace = _line(
-                method,
-                style,
-                [record.metrics[cost] for record in mine],
-                [[record.metrics["accuracy"]] for record in mine],
-            )
-            trace["marker"]["size"] = 7 + 3 * place
-            trace["text"] = [f"{escape(capacity)}, keep rate {r.keep_rate:g}" for r in mine]
-            trace["hovertemplate"] = f"%{{text}}<br>%{{x:.4g}} {COSTS[cost].unit}<br>%{{y:.2f}}"
-            traces.append(trace)
+    traces = [
+        _cost_line(mine, style, cost) | {"marker": _marker(style, size=7 + 3 * place)}
+        for method, style in styles.items()
+        for place, capacity in enumerate(capacities)
+        if (mine := [r for r in known if (r.method, r.capacity) == (method, capacity)])
+    ]
     return {
         "data": [*_front(known, cost), *traces],
         "layout": {
@@ -104,21 +102,34 @@ def accuracy_by_cost(
     }
 
 
+def on_front(records: Sequence[CellRecord], cost: str) -> list[CellRecord]:
+    """Return the cells on the Pareto front, the cheapest first.
+
+    No other of `records` is as accurate and costs as little by `cost`, a metric of `COSTS`.
+    """
+    known = [record for record in records if record.metrics.get(cost)]
+    if not known:
+        return []
+    sign = -1.0 if COSTS[cost].more_is_better else 1.0
+    costs = np.array([sign * record.metrics[cost] for record in known])
+    best = pareto_front(costs, np.array([record.metrics["accuracy"] for record in known]))
+    return [known[place] for place in np.argsort(costs, kind="stable") if best[place]]
+
+
 def by_block(
-    lines: Mapping[str, Mapping[int, float]], styles: dict[str, MethodStyle], title: str
+    lines: Mapping[str, Mapping[int, Sequence[float]]], styles: dict[str, MethodStyle], title: str
 ) -> Figure:
     """One value a block of each method, from the first block to the last.
 
     Args:
-        lines: Method -> block -> value.
+        lines: Method -> block -> value of every seed.
         styles: Style of every method.
         title: What the values are.
     """
     traces = []
     for method, values in lines.items():
         blocks = sorted(values)
-        points = [[values[block]] for block in blocks]
-        trace = _line(method, styles[method], blocks, points)
+        trace = _line(method, styles[method], blocks, [values[block] for block in blocks])
         trace["hovertemplate"] = "block %{x}<br>%{y:.3f}"
         traces.append(trace)
     ticks = sorted({block for values in lines.values() for block in values})
@@ -131,63 +142,6 @@ def by_block(
     }
 
 
-def matrix(rows: pd.DataFrame, value: str, methods: Sequence[str], *, alike: float) -> Figure:
-    """Similarity of every two methods, A down and B across.
-
-    Args:
-        rows: Rows of a pair table; several for two methods (seeds) become their mean.
-        value: Column to show, in [0, 1].
-        methods: Order of the methods.
-        alike: The value of cells that are alike, 1 for similarities, 0 for distances.
-    """
-    means = rows.groupby(["method_a", "method_b"])[value].mean()
-    present = [m for m in methods if m in {*rows["method_a"], *rows["method_b"]}]
-    names = [escape(method) for method in present]
-    cells = [[_number(means.get((a, b))) for b in present] for a in present]
-    heatmap = {
-        "type": "heatmap",
-        "x": names,
-        "y": names,
-        "z": cells,
-        "zmin": 0,
-        "zmax": 1,
-        "colorscale": "Cividis",
-        "reversescale": alike == 0,
-        "texttemplate": "%{z:.2f}",
-        "xgap": 1,
-        "ygap": 1,
-        "hovertemplate": "A %{y}<br>B %{x}<br>%{z:.4f}<extra></extra>",
-        "hoverongaps": False,
-        "colorbar": {"thickness": 10, "outlinewidth": 0, "tickvals": [0, 0.5, 1]},
-    }
-    return {
-        "data": [heatmap],
-        "layout": {
-            "height": 130 + 30 * len(names),
-            "xaxis": {"showgrid": False, "title": {"text": "B"}, "type": "category"},
-            "yaxis": {
-                "showgrid": False,
-                "title": {"text": "A"},
-                "type": "category",
-                "autorange": "reversed",
-            },
-        },
-    }
-
-
-def depth_map(values: np.ndarray, low: float, high: float) -> Figure:
-    """A token-depth map [rows, columns], coloured from `low` to `high`."""
-    heatmap = {
-        "type": "heatmap",
-        "z": values.tolist(),
-        "zmin": low,
-        "zmax": high,
-        "colorscale": "Cividis",
-        "colorbar": {"tickvals": [low, high]},
-    }
-    return {"data": [heatmap], "layout": {}}
-
-
 def _by_rate(records: Iterable[CellRecord]) -> dict[float, list[float]]:
     points: dict[float, list[float]] = {}
     for record in sorted(records, key=lambda record: record.keep_rate):
@@ -198,44 +152,53 @@ def _by_rate(records: Iterable[CellRecord]) -> dict[float, list[float]]:
 def _line(
     method: str, style: MethodStyle, x: Sequence[float], seeds: Sequence[Sequence[float]]
 ) -> dict[str, Any]:
-    """A method's line; every point is the mean of its seeds, with their range as error bar."""
-    means = [fmean(values) for values in seeds]
-    ends = list(zip(means, seeds, strict=True))
-    return {
+    """A method's line; every point is the mean of its seeds, with their deviation as a bar."""
+    trace = {
         "type": "scatter",
         "mode": "lines+markers",
         "name": escape(method),
         "meta": method,
         "x": x,
-        "y": means,
-        "error_y": {
-            "visible": any(len(values) > 1 for values in seeds),
-            "array": [max(values) - mean for mean, values in ends],
-            "arrayminus": [mean - min(values) for mean, values in ends],
-            "thickness": 1,
-        },
+        "y": [round(fmean(values), 4) for values in seeds],
         "line": {"color": style.colour, "dash": style.dash, "width": 2},
-        "marker": {"color": style.colour, "symbol": style.symbol, "size": 8},
+        "marker": _marker(style),
         "hovertemplate": "keep rate %{x}<br>%{y:.2f}",
+    }
+    if any(len(values) > 1 for values in seeds):
+        spread = [round(stdev(values), 4) if len(values) > 1 else 0.0 for values in seeds]
+        trace["error_y"] = {"array": spread, "thickness": 1}
+    return trace
+
+
+def _cost_line(records: Sequence[CellRecord], style: MethodStyle, cost: str) -> dict[str, Any]:
+    """The cells of a method and capacity, seeds apart, joined in the order of their keep rates."""
+    records = sorted(records, key=lambda record: (record.keep_rate, record.seed))
+    costs = [COSTS[cost].of(record, cost) for record in records]
+    accuracies = [[record.metrics["accuracy"]] for record in records]
+    trace = _line(records[0].method, style, costs, accuracies)
+    words = [f"{escape(r.capacity)}, keep rate {r.keep_rate:g}, seed {r.seed}" for r in records]
+    unit = COSTS[cost].unit
+    return trace | {
+        "text": words,
+        "hovertemplate": f"%{{text}}<br>%{{x:.4g}} {unit}<br>%{{y:.2f}}",
     }
 
 
+def _marker(style: MethodStyle, size: int = 8) -> dict[str, Any]:
+    return {"color": style.colour, "symbol": style.symbol, "size": size}
+
+
 def _front(records: Sequence[CellRecord], cost: str) -> list[dict[str, Any]]:
-    """The Pareto front: no other cell is as accurate and costs as little."""
-    sign = -1.0 if COSTS[cost].more_is_better else 1.0
-    points = [(record.metrics[cost], record.metrics["accuracy"]) for record in records]
-    x, y = np.array(points, dtype=np.float64).reshape(-1, 2).T
-    best = pareto_front(sign * x, y)
-    if not best.any():
+    best = on_front(records, cost)
+    if not best:
         return []
-    order = np.argsort(x[best])
     return [
         {
             "type": "scatter",
             "mode": "lines",
             "name": "Pareto front",
-            "x": x[best][order].tolist(),
-            "y": y[best][order].tolist(),
+            "x": [COSTS[cost].of(record, cost) for record in best],
+            "y": [record.metrics["accuracy"] for record in best],
             "line": {"color": SOFT, "dash": "dash", "width": 1},
             "hoverinfo": "skip",
         }
@@ -253,7 +216,3 @@ def _mean_size(records: Sequence[CellRecord]) -> Any:
 def _metric_name(records: Sequence[CellRecord]) -> str:
     metric = records[0].metrics.get("metric", "accuracy")
     return METRIC_NAMES.get(metric, escape(str(metric)))
-
-
-def _number(value: float | None) -> float | None:
-    return None if value is None or pd.isna(value) else round(float(value), 4)

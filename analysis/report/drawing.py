@@ -99,6 +99,8 @@ def _axis(axis: "Axes", name: str, described: Mapping[str, Any]) -> None:
     axis.set(**{f"{name}label": _plain(described.get("title", {}).get("text", ""))})
     if "tickvals" in described:
         axis.set(**{f"{name}ticks": described["tickvals"]})
+    if "range" in described:
+        axis.set(**{f"{name}lim": described["range"]})
     if described.get("rangemode") == "tozero":
         axis.set(**{f"{name}lim": (0, None)})
     if described.get("autorange") == "reversed" and not axis.yaxis_inverted():
@@ -107,11 +109,10 @@ def _axis(axis: "Axes", name: str, described: Mapping[str, Any]) -> None:
 
 def _scatter(axis: "Axes", trace: Mapping[str, Any]) -> None:
     line, marker = trace.get("line", {}), trace.get("marker", {})
-    errors = trace.get("error_y", {"visible": False})
     axis.errorbar(
         [_plain(x) for x in trace["x"]],
         [_plain(y) for y in trace["y"]],
-        yerr=[errors["arrayminus"], errors["array"]] if errors["visible"] else None,
+        yerr=trace["error_y"]["array"] if "error_y" in trace else None,
         label=_plain(trace.get("name", "")) or None,
         color=_colour(line.get("color") or marker["color"]),
         linestyle=DASHES[line["dash"]] if "lines" in trace["mode"] else "none",
@@ -140,7 +141,7 @@ def _heatmap(axis: "Axes", trace: Mapping[str, Any]) -> None:
         axis.text(
             place[1], place[0], words, ha="center", va="center", color="k" if light else "w", size=7
         )
-    axis.figure.colorbar(picture, ax=axis, ticks=trace["colorbar"]["tickvals"])
+    axis.figure.colorbar(picture, ax=axis, ticks=[trace["zmin"], trace["zmax"]])
 
 
 def _is_light(value: float, trace: Mapping[str, Any]) -> bool:
@@ -157,7 +158,8 @@ def _words(trace: Mapping[str, Any]) -> np.ndarray:
         return np.array(trace["text"])
     if "texttemplate" not in trace:
         return np.empty((0, 0))
-    return np.array([["" if z is None else f"{z:.2f}" for z in row] for row in trace["z"]])
+    form = trace["texttemplate"].removeprefix("%{z:").removesuffix("}")
+    return np.array([["" if z is None else format(z, form) for z in row] for row in trace["z"]])
 
 
 def _colour_map(trace: Mapping[str, Any]) -> Any:

@@ -10,7 +10,14 @@ import pandas as pd
 from plotly.offline import get_plotlyjs
 
 from analysis.records import CellRecord
-from analysis.report import markup, patterns, sections, statistics
+from analysis.report import (
+    maps_compared,
+    markup,
+    overview,
+    patterns,
+    performance,
+    statistics,
+)
 from analysis.report.figures import Figures
 from analysis.report.findings import Findings
 
@@ -25,14 +32,16 @@ class Section(NamedTuple):
 
 
 SECTIONS = (
-    Section("summary", "Summary", sections.summary),
-    Section("accuracy", "Accuracy", sections.accuracy),
+    Section("summary", "Summary", overview.summary),
+    Section("accuracy", "Accuracy", performance.accuracy),
+    Section("cost", "Cost", performance.cost),
     Section("ranks", "Ranks", statistics.ranks),
     Section("depth", "Token depth", patterns.token_depth),
+    Section("maps", "Depth maps compared", maps_compared.compared),
     Section("similarity", "Similarity of methods", patterns.similarity),
     Section("correlations", "Likeness and accuracy", statistics.correlations),
-    Section("cells", "All cells", sections.cells),
-    Section("provenance", "Provenance", sections.provenance),
+    Section("cells", "All cells", overview.cells),
+    Section("provenance", "Provenance", overview.provenance),
 )
 """The page's sections, in order."""
 

@@ -1,6 +1,6 @@
 """The report's sections on reduction patterns: each takes the findings and returns HTML."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import NamedTuple
 
@@ -8,11 +8,12 @@ import numpy as np
 import pandas as pd
 
 from analysis.records import CellRecord
-from analysis.report import charts, markup, pixels
+from analysis.report import charts, markup, matrices, pixels
 from analysis.report.charts import Figure
 from analysis.report.findings import Findings
-from analysis.report.groups import by_setting, cells_at_rate, rates_of
-from analysis.report.style import BASELINE, method_styles, ordered_methods
+from analysis.report.groups import AT_RATE, SETTING, at_each_rate, by_setting, rates_of, title
+from analysis.report.matrices import Scale
+from analysis.report.style import BASELINE, legend, method_styles, ordered_methods
 
 NOTHING_COMPARED = "No two cells have been compared yet."
 
@@ -28,24 +29,21 @@ def token_depth(findings: Findings) -> str:
     low, high = min(m.min() for m in values), max(m.max() for m in values)
     high = max(high, low + 1)  # All constant: any scale will do.
     settings = {}
-    for title, cells in by_setting(mapped).items():
+    for setting, cells in by_setting(mapped).items():
         grid = _mean_maps(cells, maps)
-        settings[title] = _map_grid(grid, low, high)
-        drawn = {f"{m} at {r:g}": charts.depth_map(v, low, high) for (m, r), v in grid.items()}
-        findings.figures.add(f"token depth {title}", drawn)
-    scale = (
-        f'<div class="scale">{low:.1f}<span style="background:linear-gradient(90deg,'
-        f'{pixels.CSS_GRADIENT})"></span>{high:.1f}</div>'
-    )
+        settings[setting] = _map_grid(grid, low, high)
+        drawn = {f"{m} at {r:g}": matrices.depth_map(v, low, high) for (m, r), v in grid.items()}
+        findings.figures.add(f"token depth {title(setting)}", drawn)
+    scale = markup.scale(pixels.CSS_GRADIENT, f"block {low:.1f}", f"{high:.1f}: kept longest")
     images = ", ".join(str(n) for n in sorted(table["images"].unique()))
     caption = (
         "How deep every patch of the grid lives: the mean, over images, of the block at which it "
         "was dropped (the number of blocks if it never was). Yellow patches are kept longest. "
-        "Under a map: keep rate, and mean depth over the grid, in blocks. Methods that only merge "
-        "have no depth. "
+        "Under a map: keep rate, and mean depth over the grid, in blocks; several seeds are "
+        "averaged. Methods that only merge have no depth. "
         f"Computed on all evaluation images of each cell ({images})."
     )
-    return markup.figure(scale + markup.views(settings, "Cells of"), caption)
+    return markup.figure(scale + markup.views(settings, SETTING), caption)
 
 
 class _Measure(NamedTuple):
@@ -54,24 +52,26 @@ class _Measure(NamedTuple):
     table: str
     place: str
     value: str
-    alike: float
+    scale: Scale
     title: str
     caption: str
 
 
 _MEASURES = (
     _Measure(
-        "pruning", "stage", "iou_mean", 1, "Kept patches: IoU",
+        "pruning", "stage", "iou_mean", Scale(0, 1, is_distance=False), "Kept patches: IoU",
         "Intersection over union of the patches two pruning methods keep in the same image, mean "
         "over images; 1 (yellow) is the same patches.",
     ),
     _Measure(
-        "merging", "stage", "v_measure_mean", 1, "Groups of patches: V-measure",
+        "merging", "stage", "v_measure_mean", Scale(0, 1, is_distance=False),
+        "Groups of patches: V-measure",
         "V-measure of the groups two merging methods make of the same image, mean over images; 1 "
         "(yellow) is the same groups.",
     ),
     _Measure(
-        "features", "block", "cka", 0, "CLS features at the last block: linear CKA distance",
+        "features", "block", "cka", Scale(0, 1, is_distance=True),
+        "CLS features at the last block: linear CKA distance",
         "Linear CKA distance of the CLS features after the last block; 0 (yellow) is the same "
         "up to rotation and scale.",
     ),
@@ -90,16 +90,17 @@ def _matrices(findings: Findings, measure: _Measure) -> str:
     rows = table[(table["comparison"] == "models") & table[measure.value].notna()]
     methods = ordered_methods(findings.records)
     found = {}
-    for view, inside in _at_each_rate(findings.records, rows):
+    for key, inside in at_each_rate(findings.records, rows):
         if plots := _panels(inside, measure, methods):
-            width = max(16, 5 + 2 * len({*inside["method_a"]}))
-            found[view] = findings.figures.shown(f"{measure.value} {view}", plots, width)
+            name = f"{measure.value} {title(key)}"
+            found[key] = findings.figures.shown(name, plots, matrices.width(plots))
     if not found:
         return ""
-    images = ", ".join(str(n) for n in sorted(rows["images"].unique()))
-    caption = f"{measure.caption} Rows are A, columns B. Computed on {images} images a pair."
-    heading = f"<h3>{escape(measure.title)}</h3>"
-    return heading + markup.figure(markup.views(found, "Cells of"), caption)
+    caption = (
+        f"{measure.caption} Rows are A, columns B; several seeds are averaged. {_computed(rows)}"
+    )
+    body = measure.scale.html() + markup.views(found, AT_RATE)
+    return markup.heading(measure.title) + markup.figure(body, caption)
 
 
 def _distance_by_depth(findings: Findings) -> str:
@@ -109,39 +110,35 @@ def _distance_by_depth(findings: Findings) -> str:
     rows = table[table["cell_b"].isin(baselines) & (table["comparison"] == "models")]
     styles = method_styles(findings.records)
     found = {}
-    for view, inside in _at_each_rate(findings.records, rows):
+    for key, inside in at_each_rate(findings.records, rows):
         if lines := _lines(inside):
             plot = charts.by_block(lines, styles, "linear CKA distance")
-            found[view] = findings.figures.shown(f"cka by block {view}", {view: plot})
+            name = f"cka by block {title(key)}"
+            found[key] = findings.figures.shown(name, {title(key): plot}, 32)
     if not found:
         return ""
-    images = ", ".join(str(n) for n in sorted(rows["images"].unique()))
     caption = (
         "Linear CKA distance of each method's CLS features from those of the model without "
         "reduction, after each reduction stage and the last block; 0 is the same up to rotation "
-        f"and scale. Computed on {images} images a pair."
+        "and scale. A point is the mean over seeds, a bar their standard deviation, where there "
+        f"are several. {_computed(rows)}"
     )
-    heading = "<h3>Distance from the unreduced model, block by block</h3>"
-    return heading + markup.figure(markup.views(found, "Cells of"), caption)
+    body = legend(findings.records) + markup.views(found, AT_RATE)
+    heading = markup.heading("Distance from the unreduced model, block by block")
+    return heading + markup.figure(body, caption)
 
 
-def _at_each_rate(
-    records: Sequence[CellRecord], rows: pd.DataFrame
-) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Yield each setting and keep rate in words, with the rows of the pairs that meet there."""
-    for title, cells in by_setting(records).items():
-        for rate in rates_of([cell for cell in cells if cell.family != BASELINE]):
-            ids = {record.cell_id for record in cells_at_rate(cells, rate)}
-            inside = rows[rows["cell_a"].isin(ids) & rows["cell_b"].isin(ids)]
-            yield f"{title} · keep rate {rate:g}", inside
+def _computed(rows: pd.DataFrame) -> str:
+    counts = rows.groupby("dataset", sort=False)["images"].unique()
+    images = "; ".join(f"{', '.join(map(str, n))} ({dataset})" for dataset, n in counts.items())
+    return f"Computed on all evaluation images: {images}."
 
 
-def _lines(rows: pd.DataFrame) -> dict[str, dict[int, float]]:
-    """Mean distance over seeds, by method and block."""
-    means = rows.dropna(subset=["cka"]).groupby(["method_a", "block"], sort=False)["cka"].mean()
-    lines: dict[str, dict[int, float]] = {}
-    for row in means.round(4).reset_index().itertuples():
-        lines.setdefault(str(row.method_a), {})[row.block] = row.cka  # type: ignore[index,assignment]
+def _lines(rows: pd.DataFrame) -> dict[str, dict[int, list[float]]]:
+    """Distances of all seeds, by method and block."""
+    lines: dict[str, dict[int, list[float]]] = {}
+    for row in rows.dropna(subset=["cka"]).itertuples():
+        lines.setdefault(str(row.method_a), {}).setdefault(row.block, []).append(row.cka)  # type: ignore[arg-type]
     return lines
 
 
@@ -151,8 +148,10 @@ def _panels(rows: pd.DataFrame, measure: _Measure, methods: Sequence[str]) -> di
     if measure.place == "block":
         places = places[-1:]
     return {
-        f"after block {place}": charts.matrix(
-            rows[rows[measure.place] == place], measure.value, methods, alike=measure.alike
+        f"after block {place}": matrices.matrix(
+            matrices.means(rows[rows[measure.place] == place], "method", measure.value),
+            methods,
+            measure.scale,
         )
         for place in places
     }
@@ -188,7 +187,7 @@ def _map_grid(maps: Mapping[tuple[str, float], np.ndarray], low: float, high: fl
             for (of, rate), values in maps.items()
             if of == method
         )
-        blocks.append(f"<div><h3>{escape(method)}</h3><div>{row}</div></div>")
+        blocks.append(f"<div><h4>{escape(method)}</h4><div>{row}</div></div>")
     return f'<div class="maps">{"".join(blocks)}</div>'
 
 

@@ -1,6 +1,6 @@
 """The report's sections on ranks and correlations: each takes the findings and returns HTML."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -9,15 +9,18 @@ import pandas as pd
 from analysis.report import markup
 from analysis.report.charts import Figure
 from analysis.report.findings import Findings
-from analysis.report.style import LINE, MethodStyle, method_styles
+from analysis.report.groups import Key, images_used, title
+from analysis.report.style import LINE, MethodStyle, method_styles, ordered_methods
 
 SIGNIFICANT = 0.05
 """q values up to this are marked."""
 COMPARISONS = {
-    "models": "Methods at one rate, from each method's cell",
-    "rates": "Rates of one method and capacity",
-    "capacity": "Capacities of one method",
+    "models": "methods, at one rate",
+    "rates": "keep rates of a method",
+    "capacity": "capacities of a method",
 }
+_AXES = ("Pairs of", "Dataset", "Capacity", "Keep rate")
+_DIVERGING = ("#0072b2", "#f7f7f7", "#d55e00")
 _NAMES = {
     "iou_mean": "IoU", "ioa_mean": "IoA", "homogeneity_mean": "homogeneity",
     "completeness_mean": "completeness", "v_measure_mean": "V-measure", "pwcca": "PWCCA distance",
@@ -28,7 +31,8 @@ _NAMES = {
 
 def ranks(findings: Findings) -> str:
     """Average ranks of the methods with the critical difference, over all datasets and for each."""
-    ranked = findings.table("ranks").dropna(subset=["average_rank"])
+    table = findings.table("ranks")
+    ranked = table.dropna(subset=["average_rank"])
     if ranked.empty:
         return markup.empty("No block of cells is finished for several methods yet.")
     styles = method_styles(findings.records)
@@ -37,12 +41,21 @@ def ranks(findings: Findings) -> str:
         for _, rows in ranked.groupby("dataset", dropna=False, sort=False)
     }
     caption = (
-        "Average rank of each method by accuracy over all combinations of dataset, capacity and "
-        "keep rate in which all of them are done; 1 is the best. Methods within the grey band "
-        "cannot be told apart from the best one at 5 % (Nemenyi's critical difference). A small p "
-        "(Friedman's test) says that the methods do not all rank alike."
+        "Average rank of each method by accuracy (mean over seeds), over all combinations of "
+        "dataset, capacity and keep rate (blocks) in which all of them are done; 1 is the best. "
+        "Methods within the grey band cannot be told apart from the best one at 5 % (Nemenyi's "
+        "critical difference). A small p (Friedman's test) says that the methods do not all rank "
+        f"alike.{_not_ranked(table)} Accuracies are over all evaluation images: "
+        f"{images_used(findings.records)}."
     )
-    return markup.figure(findings.figures.shown("ranks", plots), caption)
+    return markup.figure(findings.figures.shown("ranks", plots, 26), caption)
+
+
+def _not_ranked(table: pd.DataFrame) -> str:
+    """Name what is not ranked over all the study, and why."""
+    widest = table[table["dataset"].isna()] if table["dataset"].isna().any() else table
+    left_out = widest[widest["average_rank"].isna()]
+    return "".join(f" {row.method}: {row.note}." for row in left_out.itertuples())
 
 
 def correlations(findings: Findings) -> str:
@@ -50,19 +63,26 @@ def correlations(findings: Findings) -> str:
     known = findings.table("correlations").dropna(subset=["spearman"])
     if known.empty:
         return markup.empty("No group of at least 3 compared pairs yet.")
+    methods = ordered_methods(findings.records)
     shown = {
-        title: findings.figures.shown(f"correlations {title}", {title: _correlation_map(rows)})
+        key: findings.figures.shown(
+            f"correlations {title(key)}", {title(key): _correlation_map(rows, methods)}, 60
+        )
         for comparison in COMPARISONS
-        for title, rows in _views(known, comparison).items()
+        for key, rows in _views(known, comparison)
     }
+    marked = int((known["spearman_q"] <= SIGNIFICANT).sum())
     caption = (
-        "Spearman's rank correlation of each similarity with accuracy of A less accuracy of B, "
-        "over pairs of cells (A, B); the columns name the similarity and the block it is taken "
-        "after. Blue is negative, orange positive; a star marks q of at most 0.05 after Benjamini "
-        f"and Hochberg over all {len(known)} correlations. Point at a field for the interval, the "
-        "number of pairs and Kendall's tau."
+        "Does likeness go with accuracy? Spearman's rank correlation of each similarity with "
+        "accuracy of A less accuracy of B, over pairs of cells (A, B): a row is a group of pairs, "
+        "a column a similarity and the block it is taken after. Blue is negative, orange positive; "
+        f"a star marks q of at most {SIGNIFICANT} after Benjamini and Hochberg over all "
+        f"{len(known)} correlations, of which {marked} have one. Point at a field for the "
+        "interval, the number of pairs and Kendall's tau. Similarities are means over all "
+        f"evaluation images: {images_used(findings.records)}."
     )
-    return markup.figure(markup.views(shown, "Pairs of"), caption)
+    bar = markup.scale(", ".join(_DIVERGING), "-1", "1")
+    return markup.figure(bar + markup.views(shown, _AXES), caption)
 
 
 def _rank_title(rows: pd.DataFrame) -> str:
@@ -70,7 +90,8 @@ def _rank_title(rows: pd.DataFrame) -> str:
     where = "all datasets" if pd.isna(first["dataset"]) else str(first["dataset"])
     p = first["friedman_p"]
     tested = "" if pd.isna(p) else f", p {'< 0.001' if p < 0.001 else f'= {p:.3f}'}"
-    return f"{where} ({first['blocks']} blocks{tested})"
+    blocks = "1 block" if first["blocks"] == 1 else f"{first['blocks']} blocks"
+    return f"{where} ({blocks}{tested})"
 
 
 def _rank_diagram(rows: pd.DataFrame, styles: Mapping[str, MethodStyle]) -> Figure:
@@ -86,7 +107,7 @@ def _rank_diagram(rows: pd.DataFrame, styles: Mapping[str, MethodStyle]) -> Figu
         "layout": {
             "height": 90 + 24 * len(rows),
             "shapes": [] if pd.isna(difference) else [band],
-            "xaxis": {"title": {"text": "average rank"}},
+            "xaxis": {"title": {"text": "average rank"}, "range": [0.5, len(rows) + 0.5]},
             "yaxis": {"type": "category", "autorange": "reversed", "showgrid": False},
         },
     }
@@ -105,22 +126,23 @@ def _rank(row: Any, style: MethodStyle) -> dict[str, Any]:
     }
 
 
-def _views(table: pd.DataFrame, comparison: str) -> dict[str, pd.DataFrame]:
+def _views(table: pd.DataFrame, comparison: str) -> Iterator[tuple[Key, pd.DataFrame]]:
     """Divide a comparison's rows into maps that fit a screen: a row a method."""
     rows = table[table["comparison"] == comparison]
     by = ["dataset", "capacity", "keep_rate"] if comparison == "models" else ["dataset"]
-    found = {}
-    for key, group in rows.groupby(by, sort=False):
-        setting = f"{key[0]} · {key[1]} · keep rate {key[2]:g}" if len(key) == 3 else key[0]
-        found[f"{COMPARISONS[comparison]}: {setting}"] = group
-    return found
+    for found, group in rows.groupby(by, sort=False):
+        words = [word if isinstance(word, str) else f"{word:g}" for word in found]
+        yield (COMPARISONS[comparison], *words, *[""] * (3 - len(words))), group
 
 
-def _correlation_map(rows: pd.DataFrame) -> Figure:
+def _correlation_map(rows: pd.DataFrame, methods: Sequence[str]) -> Figure:
     """A row a group, a column a similarity at a block."""
     several_seeds = rows["seed"].nunique() > 1
+    rows = _sorted(rows, "method", methods)
     cells = {(_group(row, several_seeds), _measure(row)): row for row in rows.itertuples()}
-    groups, measures = (list(dict.fromkeys(names)) for names in zip(*cells, strict=True))
+    groups = list(dict.fromkeys(group for group, _ in cells))
+    by_measure = _sorted(rows.sort_values("block"), "similarity", list(_NAMES))
+    measures = list(dict.fromkeys(_measure(row) for row in by_measure.itertuples()))
     fields = [[_field(cells.get((group, measure))) for measure in measures] for group in groups]
     heatmap = {
         "type": "heatmap",
@@ -131,22 +153,27 @@ def _correlation_map(rows: pd.DataFrame) -> Figure:
         "customdata": [[words for _, _, words in row] for row in fields],
         "zmin": -1,
         "zmax": 1,
-        "colorscale": [[0, "#0072b2"], [0.5, "#f7f7f7"], [1, "#d55e00"]],
+        "colorscale": [[place / 2, colour] for place, colour in enumerate(_DIVERGING)],
+        "showscale": False,
         "texttemplate": "%{text}",
         "hovertemplate": "%{y}<br>%{x}<br>%{customdata}<extra></extra>",
         "hoverongaps": False,
         "xgap": 1,
         "ygap": 1,
-        "colorbar": {"thickness": 10, "outlinewidth": 0, "tickvals": [-1, 0, 1]},
     }
     return {
         "data": [heatmap],
         "layout": {
             "height": 190 + 22 * len(groups),
+            "meta": {"min_width": 130 + 22 * len(measures)},
             "xaxis": {"type": "category", "showgrid": False, "tickangle": -60},
             "yaxis": {"type": "category", "showgrid": False, "autorange": "reversed"},
         },
     }
+
+
+def _sorted(rows: pd.DataFrame, column: str, order: Sequence[str]) -> pd.DataFrame:
+    return rows.sort_values(column, key=lambda words: words.map(order.index), kind="stable")
 
 
 def _group(row: Any, several_seeds: bool) -> str:

@@ -13,7 +13,8 @@ from analysis.records import CellRecord
 BASELINE = "baseline"
 FAMILIES = (BASELINE, "control", "pruning", "merging", "soft")
 """Order in which families are listed; others follow."""
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#c98b00", "#4fa8dc")
+COLOURS = ("#1199ee", "#cc1199", "#999900", "#7744ff", "#337733", "#cc7788")
+"""As far apart as a search could find with any colour vision, and visible on both themes."""
 DASHES = {"solid": "", "dash": "5 3", "dot": "2 2"}
 """Plotly's name of a dash -> the same in SVG."""
 SYMBOLS = {
@@ -69,7 +70,8 @@ def method_styles(records: Sequence[CellRecord]) -> dict[str, MethodStyle]:
 def legend(records: Sequence[CellRecord]) -> str:
     """Buttons that name the methods' styles; a click hides or shows a method in all charts."""
     styles = method_styles(records)
-    return "".join(_button(method, styles[method]) for method in ordered_methods(records))
+    buttons = "".join(_button(method, styles[method]) for method in ordered_methods(records))
+    return f'<div class="legend" title="Click to hide or show, point at to find">{buttons}</div>'
 
 
 def _button(method: str, style: MethodStyle) -> str:

@@ -9,7 +9,7 @@ from analysis.comparisons import KINDS, compare, pairs
 from analysis.correlations import correlations_table
 from analysis.ranks import ranks_table
 from analysis.records import CellArtifacts, CellRecord
-from analysis.tables import depth_maps_table, results_table, table
+from analysis.tables import depth_maps_table, heatmaps_table, results_table, table
 
 FAMILIES = {
     "topk": "pruning", "evit": "pruning", "tome": "merging", "dpcknn": "merging", "sit": "soft",
@@ -92,9 +92,11 @@ def report_tables(report_records):
     ]
     tables = {kind: table(kind, [r for rows in compared for r in rows[kind]]) for kind in KINDS}
     results = results_table(report_records)
+    depth_maps = depth_maps_table(cells.values())
     return {
         **tables,
-        "depth_maps": depth_maps_table(cells.values()),
+        "depth_maps": depth_maps,
+        "heatmaps": heatmaps_table(depth_maps, done),
         "correlations": correlations_table(results, tables),
         "ranks": ranks_table(results),
     }

@@ -1,0 +1,105 @@
+"""Heat maps of the report, as plotly figures: similarities of every two, and maps of patches."""
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from analysis.report import markup, pixels
+from analysis.report.charts import Figure
+
+FIELD_PIXELS = 28
+"""Least width of a field that has a number of three digits in it."""
+LETTER_PIXELS = 7
+
+
+class Scale(NamedTuple):
+    """What the colours of similarities or distances mean; what is alike is yellow."""
+
+    low: float
+    high: float
+    is_distance: bool
+    """0 is alike, and what is high is not."""
+    form: str = ".2f"
+    """How the numbers are written."""
+
+    def html(self, unit: str = "") -> str:
+        """Return the scale's bar, from unlike to alike."""
+        ends = (self.high, self.low) if self.is_distance else (self.low, self.high)
+        unlike, alike = (f"{end:.3g}" for end in ends)
+        return markup.scale(pixels.CSS_GRADIENT, f"unlike: {unlike}", f"{alike}: alike {unit}")
+
+
+def matrix(values: Mapping[tuple[str, str], float], names: Sequence[str], scale: Scale) -> Figure:
+    """A field for every two of what is compared, A down and B across.
+
+    Args:
+        values: Value of (A, B); pairs without a number stay blank.
+        names: Order of what is compared; what is in no pair is left out.
+        scale: Colours and form of the values.
+    """
+    compared = {name for pair in values for name in pair}
+    present = [name for name in names if name in compared]
+    words = [escape(name) for name in present]
+    fields = [[_number(values.get((a, b))) for b in present] for a in present]
+    heatmap = {
+        "type": "heatmap",
+        "x": words,
+        "y": words,
+        "z": fields,
+        "zmin": scale.low,
+        "zmax": scale.high,
+        "colorscale": "Cividis",
+        "reversescale": scale.is_distance,
+        "showscale": False,
+        "texttemplate": f"%{{z:{scale.form}}}",
+        "textfont": {"size": 11},
+        "xgap": 1,
+        "ygap": 1,
+        "hovertemplate": "A %{y}<br>B %{x}<br>%{z:.4g}<extra></extra>",
+        "hoverongaps": False,
+    }
+    axis = {"showgrid": False, "type": "category", "ticks": ""}
+    label = 20 + LETTER_PIXELS * max(map(len, present), default=0)
+    size = len(words) * (FIELD_PIXELS + 12 * (scale.form > ".2f"))
+    return {
+        "data": [heatmap],
+        "layout": {
+            "height": max(80, len(words) * FIELD_PIXELS) + label,
+            "meta": {"min_width": max(80, size) + label},
+            "xaxis": {**axis, "tickangle": -90},
+            "yaxis": {**axis, "autorange": "reversed"},
+        },
+    }
+
+
+def width(plots: Mapping[str, Figure]) -> float:
+    """Return the width that the widest of some matrices needs, in font sizes of the page."""
+    return max(plot["layout"]["meta"]["min_width"] for plot in plots.values()) / 16
+
+
+def means(rows: pd.DataFrame, side: str, value: str) -> dict[tuple[str, str], float]:
+    """Mean of a column of a pair table over its rows (seeds) with the same A and B.
+
+    Args:
+        rows: Rows of a pair table.
+        side: What A and B are told apart by, such as `method`, of `method_a` and `method_b`.
+        value: The column.
+    """
+    a, b = (rows[f"{side}_{end}"].astype(str) for end in "ab")
+    found = rows[value].groupby([a, b], sort=False).mean()
+    return dict(zip(found.index, found, strict=True))
+
+
+def depth_map(values: np.ndarray, low: float, high: float) -> Figure:
+    """A token-depth map [rows, columns], coloured from `low` to `high`."""
+    heatmap = {"type": "heatmap", "z": values.tolist(), "zmin": low, "zmax": high}
+    return {"data": [heatmap | {"colorscale": "Cividis"}], "layout": {}}
+
+
+def _number(value: float | None) -> float | None:
+    if value is None or not np.isfinite(value):
+        return None
+    return float(f"{value:.4g}")
