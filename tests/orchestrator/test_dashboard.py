@@ -1,61 +1,69 @@
 """A running study on Ray's dashboard, on the metrics port and in `tokensweep status`."""
 
+import contextlib
 import json
-import os
 import re
+import signal
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
-from pathlib import Path
 
 import pytest
+from launching import STUDY, Launch
 from prometheus_client.parser import text_string_to_metric_families
 
-from orchestrator.storage.store import Store
 from orchestrator.watching.listing import read_status
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(590)]
 
-FULL_GRID = Path(__file__).parents[2] / "experiments" / "full_grid.py"
 CELLS = "*-topk-*"
 TOKEN = "0123456789abcdef" * 4
+
+SHORT = STUDY["recipes"]["everything"] | {"epochs": 1, "checkpoint_minutes": 0.05}
+GRID = {"dataset": ["digits"], "capacity": ["tiny"], "keep_rate": [0.5]}
+WATCHED = {
+    "name": "watched",
+    "defaults": {"reduction_loc": [3, 6, 9], "recipe": "short"},
+    "grids": [
+        GRID | {"method": ["topk"], "seed": [0, 1]},
+        GRID | {"method": ["topk"], "recipe": "endless"},
+        GRID | {"method": ["tome"], "seed": [0, 1, 2]},
+    ],
+    "recipes": {"short": SHORT, "endless": SHORT | {"epochs": 100_000}},
+}
+"""Two cells that end soon, one that is stopped in the end, and three that are not launched."""
 
 
 @pytest.fixture(scope="module")
 def launch(tmp_path_factory):
-    """Two cells of the smoke study, one after the other, with a dashboard, to their end."""
+    """A launch with a dashboard that goes on for as long as the tests look at it."""
     storage = tmp_path_factory.mktemp("storage")
-    output = storage / "console.txt"
-    command = [sys.executable, FULL_GRID, "--study", "smoke", "--storage", storage, "--dashboard"]
-    with output.open("w") as console:
-        process = subprocess.Popen(
-            [*command, "--set", "recipes.smoke.epochs=3", "--only", CELLS, "--max-concurrent=1"],
-            stdout=console,
-            stderr=subprocess.STDOUT,
-            env=os.environ | {"RAY_AUTH_TOKEN": TOKEN, "OMP_NUM_THREADS": "1"},
-        )
-    yield Running(process, output, Store(storage / "smoke"))
-    assert process.wait(timeout=400) == 0, output.read_text()
+    env = {"RAY_AUTH_TOKEN": TOKEN}
+    launch = Watched(storage, "--dashboard", "--only", CELLS, study=WATCHED, env=env)
+    yield launch
+    launch.process.send_signal(signal.SIGINT)
+    launch.end(130)
 
 
-class Running:
-    def __init__(self, process, output, store):
-        self.process, self.output, self.store = process, output, store
-
+class Watched(Launch):
     def told(self, pattern):
         """Return what the console says after a pattern, as soon as it does."""
-        return self.wait(lambda: re.search(pattern + r" (\S+)", self.output.read_text()))[1]
+        return self.find(lambda: re.search(pattern + r" (\S+)", self.console))[1]
 
-    def wait(self, find):
+    def find(self, find):
         """Return what `find` finds, as soon as that is something, while the study goes on."""
-        deadline = time.monotonic() + 300
-        while not (found := find()):
-            assert self.process.poll() is None, self.output.read_text()
-            assert time.monotonic() < deadline, self.output.read_text()
-            time.sleep(0.2)
-        return found
+        found = []
+
+        def finds():
+            with contextlib.suppress(
+                urllib.error.URLError
+            ):  # Ray answers some time after it began.
+                found.append(find())
+            return found and found[-1]
+
+        self.wait_until(finds)
+        return found[-1]
 
     def ask(self, path, token=TOKEN):
         """Return what the dashboard answers."""
@@ -80,7 +88,7 @@ def test_the_dashboard_answers_on_loopback_with_the_token_only(launch):
 
 
 def test_status_tells_from_elsewhere_what_runs(launch):
-    cells = launch.wait(lambda: [c for c in read_status(launch.store).running if c.loss])
+    cells = launch.find(lambda: [c for c in read_status(launch.store).running if c.loss])
     command = [sys.executable, "-m", "orchestrator", "status", launch.store.path]
     shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert "run by process " in shown
@@ -96,23 +104,23 @@ def test_metrics_follow_the_study(launch):
         page = urllib.request.urlopen(address, timeout=30).read().decode()
         families = text_string_to_metric_families(page)
         samples = [sample for family in families for sample in family.samples]
-        of_study = [sample for sample in samples if sample.labels.get("study") == "smoke"]
+        of_study = [sample for sample in samples if sample.labels.get("study") == "watched"]
         found = {(s.name, s.labels.get("state")): s.value for s in of_study}
         return found if found.get(("ray_tokensweep_trained_cells_total", None)) else None
 
-    found = launch.wait(scraped)
+    found = launch.find(scraped)
     cells = [value for (name, _), value in found.items() if name == "ray_tokensweep_cells"]
-    assert sum(cells) == 2
-    assert found["ray_tokensweep_epochs_total", None] >= 3
+    assert sum(cells) == 3
+    assert found["ray_tokensweep_epochs_total", None] >= 1
     assert found["ray_tokensweep_checkpoint_bytes_total", None] > 1e6
     assert found["ray_tokensweep_nodes", None] == 1
 
 
 def test_cells_are_named_on_the_dashboard(launch):
     ids = launch.cells()
-    # One process trains both, and Ray keeps its first name.
-    launch.wait(lambda: {f"{cell_id}.train" for cell_id in ids} <= launch.tasks())
-    evaluations = launch.wait(lambda: {t for t in launch.tasks() if t.startswith("evaluate ")})
+    # One process may train several, and Ray keeps its first name.
+    launch.find(lambda: {f"{cell_id}.train" for cell_id in ids} <= launch.tasks())
+    evaluations = launch.find(lambda: {t for t in launch.tasks() if t.startswith("evaluate ")})
     assert {name.removeprefix("evaluate ") for name in evaluations} <= ids
     actors = launch.ask("/logical/actors")["data"]["actors"].values()
     names = [a["reprName"] for a in actors if a["className"] == "FinetuneTrainable"]
