@@ -1,6 +1,6 @@
 """Which cells of a study are compared, and the rows that comparing two of them gives."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import combinations
 from typing import Any, Literal
 
@@ -12,6 +12,8 @@ from analysis.records import CellArtifacts, CellRecord
 Comparison = Literal["models", "rates", "capacity", "datasets"]
 Kind = Literal["pruning", "merging", "features"]
 Row = dict[str, Any]
+Measured = dict[str, list[tuple[Row, Row]]]
+"""Table -> what its metrics are at each common stage or block, for (A, B) and for (B, A)."""
 
 KINDS: tuple[Kind, ...] = ("pruning", "merging", "features")
 CAPACITIES = ("tiny", "small", "base", "large")
@@ -69,19 +71,51 @@ def compare(
     Raises:
         ValueError: The cells were not evaluated on the same images and patch grid.
     """
-    order_a, order_b = _common_order(a, b)
-    tables: dict[str, list[Row]] = {kind: [] for kind in kinds}
+    return rows(a.record, b.record, comparison, measure(a, b, kinds))
+
+
+def measure(a: CellArtifacts, b: CellArtifacts, kinds: Sequence[Kind] = KINDS) -> Measured:
+    """Measure how alike two cells are on the images they were both evaluated on.
+
+    No more memory is needed than for `features.CHUNK` images, besides the two cells' own.
+
+    Args:
+        a: Cell A.
+        b: Cell B.
+        kinds: The tables to measure for.
+
+    Raises:
+        ValueError: The cells were not evaluated on the same images and patch grid.
+    """
+    matched = _matched(a, b)
+    measured: Measured = {kind: [] for kind in kinds}
     for kind in kinds:
-        axis, by_block, measure = _ENGINES[kind]
+        axis, by_block, metrics = _ENGINES[kind]
         in_a, in_b = by_block(a), by_block(b)
         for block in sorted(in_a.keys() & in_b.keys()):
-            ab, ba = measure(in_a[block][order_a], in_b[block][order_b], a.num_patches)
-            if kind == "merging" and comparison == "rates":
-                ab = ba
-            rows = [(a.record, b.record, ab), (b.record, a.record, ba)]
-            for first, second, metrics in rows[: 2 if comparison == "models" else 1]:
-                place = {axis: block, "images": len(order_a), "note": None}
-                tables[kind].append(identity(first, second, comparison) | place | metrics)
+            chunks = ((in_a[block][of_a], in_b[block][of_b]) for of_a, of_b in matched)
+            ab, ba = metrics(chunks, a.num_patches)
+            place = {axis: block, "images": len(a.images), "note": None}
+            measured[kind].append((place | ab, place | ba))
+    return measured
+
+
+def rows(
+    a: CellRecord,
+    b: CellRecord,
+    comparison: Comparison,
+    measured: Mapping[str, Sequence[Sequence[Row]]],
+) -> dict[str, list[Row]]:
+    """Return the rows that a pair adds to each table, as `compare`, from what `measure` found."""
+    tables: dict[str, list[Row]] = {kind: [] for kind in measured}
+    for kind, at_blocks in measured.items():
+        for ab, ba in at_blocks:
+            if comparison == "models":
+                tables[kind].append(identity(a, b, comparison) | ab)
+                tables[kind].append(identity(b, a, comparison) | ba)
+                continue
+            lower_is_reference = kind == "merging" and comparison == "rates"
+            tables[kind].append(identity(a, b, comparison) | (ba if lower_is_reference else ab))
     return tables
 
 
@@ -114,15 +148,16 @@ _RULES: dict[str, tuple[_Test, _Test]] = {
 """Comparison -> whether two cells belong to it, and whether they are in the order A, B."""
 
 
-def _common_order(a: CellArtifacts, b: CellArtifacts) -> tuple[np.ndarray, np.ndarray]:
-    """Row orders that bring the images of both cells into the same order."""
+def _matched(a: CellArtifacts, b: CellArtifacts) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Rows of A and of B that show the same images in the same order, chunk by chunk."""
     names = f"{a.record.cell_id} and {b.record.cell_id}"
     order_a, order_b = np.argsort(a.images, kind="stable"), np.argsort(b.images, kind="stable")
     if not np.array_equal(a.images[order_a], b.images[order_b]):
         raise ValueError(f"{names} were given, but must have been evaluated on the same images")
     if a.grid != b.grid:
         raise ValueError(f"{names} have patch grids {a.grid} and {b.grid}, but must share one")
-    return order_a, order_b
+    cuts = range(features.CHUNK, len(order_a), features.CHUNK)
+    return list(zip(np.split(order_a, cuts), np.split(order_b, cuts), strict=True))
 
 
 def identity(a: CellRecord, b: CellRecord, comparison: Comparison) -> Row:
@@ -135,15 +170,23 @@ def identity(a: CellRecord, b: CellRecord, comparison: Comparison) -> Row:
     return row
 
 
-def _pruning(a: np.ndarray, b: np.ndarray, num_patches: int) -> tuple[Row, Row]:
-    in_a, in_b = (patterns.kept_masks(kept, num_patches) for kept in (a, b))
-    iou = mean_std("iou", patterns.iou(in_a, in_b))
-    ioa_ab, ioa_ba = patterns.ioa(in_a, in_b), patterns.ioa(in_b, in_a)
-    return iou | mean_std("ioa", ioa_ab), iou | mean_std("ioa", ioa_ba)
+_Chunks = Iterable[tuple[np.ndarray, np.ndarray]]
+"""The same images in cell A and in cell B."""
 
 
-def _merging(a: np.ndarray, b: np.ndarray, num_patches: int) -> tuple[Row, Row]:
-    ab = patterns.partition_similarity(a, b)
+def _pruning(chunks: _Chunks, num_patches: int) -> tuple[Row, Row]:
+    found = []
+    for kept in chunks:
+        a, b = (patterns.kept_masks(of_cell, num_patches) for of_cell in kept)
+        found.append((patterns.iou(a, b), patterns.ioa(a, b), patterns.ioa(b, a)))
+    iou, ioa_ab, ioa_ba = map(np.concatenate, zip(*found, strict=True))
+    shared = mean_std("iou", iou)
+    return shared | mean_std("ioa", ioa_ab), shared | mean_std("ioa", ioa_ba)
+
+
+def _merging(chunks: _Chunks, num_patches: int) -> tuple[Row, Row]:
+    found = [patterns.partition_similarity(a, b) for a, b in chunks]
+    ab = patterns.PartitionSimilarity(*map(np.concatenate, zip(*found, strict=True)))
     ba = ab._replace(homogeneity=ab.completeness, completeness=ab.homogeneity)
     return _partition_row(ab), _partition_row(ba)
 
@@ -155,10 +198,10 @@ def _partition_row(similarity: patterns.PartitionSimilarity) -> Row:
     return row
 
 
-def _features(a: np.ndarray, b: np.ndarray, num_patches: int) -> tuple[Row, Row]:
+def _features(chunks: _Chunks, num_patches: int) -> tuple[Row, Row]:
     row: Row = dict.fromkeys(features.METRICS, np.nan)
     try:
-        moments = features.moments(a, b)
+        moments = features.moments_of_chunks(chunks)
         row |= {"cka": features.cka(moments), "procrustes": features.procrustes(moments)}
         rho, weights_a, weights_b = features.canonical_correlations(moments)
     except ValueError as reason:
@@ -174,7 +217,7 @@ def mean_std(name: str, values: np.ndarray) -> Row:
     return {f"{name}_mean": float(values.mean()), f"{name}_std": float(values.std())}
 
 
-_Measure = Callable[[np.ndarray, np.ndarray, int], tuple[Row, Row]]
+_Measure = Callable[[_Chunks, int], tuple[Row, Row]]
 _ENGINES: dict[Kind, tuple[str, Callable[[CellArtifacts], dict[int, np.ndarray]], _Measure]] = {
     "pruning": ("stage", lambda cell: cell.kept, _pruning),
     "merging": ("stage", lambda cell: cell.groups, _merging),

@@ -1,13 +1,12 @@
 """Tables of a study. Every column has its type, also in a table without rows."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from analysis import features, heatmaps, tokens
-from analysis.comparisons import Comparison, identity, mean_std, pairs
+from analysis.comparisons import Comparison, identity, pairs
 from analysis.records import CellArtifacts, CellRecord
 
 Row = dict[str, Any]
@@ -173,7 +172,7 @@ def tokens_table(cells: Iterable[CellArtifacts]) -> pd.DataFrame:
     the row without a stage gives `depth` over all patches of all images, for cells that keep
     patches or do not reduce. Standard deviations are population ones.
     """
-    return table("tokens", (row for cell in cells for row in _token_rows(cell)))
+    return described("tokens", ((cell.record, tokens.describe(cell)) for cell in cells))
 
 
 def depth_maps_table(cells: Iterable[CellArtifacts]) -> pd.DataFrame:
@@ -181,7 +180,14 @@ def depth_maps_table(cells: Iterable[CellArtifacts]) -> pd.DataFrame:
 
     Methods that merge only have no token depth and no rows.
     """
-    return table("depth_maps", (row for cell in cells for row in _depth_rows(cell)))
+    return described("depth_maps", ((cell.record, tokens.describe(cell)) for cell in cells))
+
+
+def described(
+    name: str, cells: Iterable[tuple[CellRecord, Mapping[str, Iterable[Row]]]]
+) -> pd.DataFrame:
+    """Make the table `tokens` or `depth_maps` of cells, each with what `tokens.describe` found."""
+    return table(name, (_cell(record) | row for record, rows in cells for row in rows[name]))
 
 
 def heatmaps_table(depth_maps: pd.DataFrame, records: Sequence[CellRecord]) -> pd.DataFrame:
@@ -238,26 +244,3 @@ def _why_missing(record: CellRecord) -> str | None:
     if record.note or not record.metrics:
         return record.note or f"not evaluated: the cell is {record.state}"
     return None if record.metrics.get("peak_memory_mb") else "peak memory is known on GPUs only"
-
-
-def _token_rows(cell: CellArtifacts) -> Iterator[Row]:
-    shared = _cell(cell.record) | {"images": len(cell.images)}
-    for block, left in cell.tokens.items():
-        share = tokens.share_left(cell, block)
-        yield shared | {"stage": block} | mean_std("tokens", left) | mean_std("share_left", share)
-    depth = tokens.cell_depth(cell)
-    if depth is None:
-        yield shared | {"note": "groups alone do not tell at which block a patch is dropped"}
-    else:
-        yield shared | mean_std("depth", depth)
-
-
-def _depth_rows(cell: CellArtifacts) -> Iterator[Row]:
-    depth = tokens.cell_depth(cell)
-    if depth is None:
-        return
-    mean, std = tokens.depth_maps(depth, cell.grid)
-    shared = {"cell_id": cell.record.cell_id, "images": len(depth)}
-    for (row, column), value in np.ndenumerate(mean):
-        place = {"row": row, "column": column}
-        yield shared | place | {"depth_mean": value, "depth_std": std[row, column]}

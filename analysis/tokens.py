@@ -1,17 +1,18 @@
 """Global patterns of one cell: how deep patches live, and how many tokens each stage leaves."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
+from analysis.comparisons import Row, mean_std
 from analysis.patterns import kept_masks
 from analysis.records import CellArtifacts
 
 
 def token_depth(
     kept: Mapping[int, np.ndarray], num_patches: int, num_blocks: int
-) -> NDArray[np.int64]:
+) -> NDArray[np.int16]:
     """Depth of every patch: the block at which it was dropped, `num_blocks` if it never was.
 
     Args:
@@ -24,19 +25,19 @@ def token_depth(
         Depths, [M, N] in 0..num_blocks.
     """
     images = len(next(iter(kept.values())))
-    depth = np.full((images, num_patches), num_blocks, dtype=np.int64)
+    depth = np.full((images, num_patches), num_blocks, dtype=np.int16)
     for block in sorted(kept, reverse=True):
-        depth[~kept_masks(kept[block], num_patches)] = block
+        np.copyto(depth, block, where=~kept_masks(kept[block], num_patches))
     return depth
 
 
-def cell_depth(cell: CellArtifacts) -> NDArray[np.int64] | None:
+def cell_depth(cell: CellArtifacts) -> NDArray[np.int16] | None:
     """Depth of every patch of every image of a cell, [M, N0]; None for methods that merge only."""
     if cell.kept:
         return token_depth(cell.kept, cell.num_patches, cell.depth)
     if cell.groups:
         return None
-    return np.full((len(cell.images), cell.num_patches), cell.depth, dtype=np.int64)
+    return np.full((len(cell.images), cell.num_patches), cell.depth, dtype=np.int16)
 
 
 def depth_maps(
@@ -73,3 +74,32 @@ def share_left(cell: CellArtifacts, block: int) -> NDArray[np.float64]:
     else:
         left = cell.tokens[block]
     return left / cell.num_patches
+
+
+def describe(cell: CellArtifacts) -> dict[str, list[Row]]:
+    """Return what a cell adds to the tables `tokens` and `depth_maps`, but for its identity.
+
+    Methods that merge only have no token depth, and nothing to add to `depth_maps`.
+    """
+    depth = cell_depth(cell)
+    images = {"images": len(cell.images)}
+    rows = {"tokens": list(_stage_rows(cell)), "depth_maps": []}
+    if depth is None:
+        note = "groups alone do not tell at which block a patch is dropped"
+        rows["tokens"].append({"note": note})
+    else:
+        rows["tokens"].append(mean_std("depth", depth))
+        rows["depth_maps"] = list(_patch_rows(*depth_maps(depth, cell.grid)))
+    return {table: [row | images for row in made] for table, made in rows.items()}
+
+
+def _stage_rows(cell: CellArtifacts) -> Iterator[Row]:
+    for block, left in cell.tokens.items():
+        share = mean_std("share_left", share_left(cell, block))
+        yield {"stage": block} | mean_std("tokens", left) | share
+
+
+def _patch_rows(mean: np.ndarray, std: np.ndarray) -> Iterator[Row]:
+    for (row, column), value in np.ndenumerate(mean):
+        place = {"row": row, "column": column}
+        yield place | {"depth_mean": float(value), "depth_std": float(std[row, column])}
