@@ -1,6 +1,7 @@
 """Global patterns of one cell: how deep patches live, and how many tokens each stage leaves."""
 
 from collections.abc import Iterator, Mapping
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,7 @@ from analysis.records import CellArtifacts
 
 def token_depth(
     kept: Mapping[int, np.ndarray], num_patches: int, num_blocks: int
-) -> NDArray[np.int16]:
+) -> NDArray[np.unsignedinteger]:
     """Depth of every patch: the block at which it was dropped, `num_blocks` if it never was.
 
     Args:
@@ -22,22 +23,27 @@ def token_depth(
         num_blocks: Number of transformer blocks.
 
     Returns:
-        Depths, [M, N] in 0..num_blocks.
+        Depths, [M, N] in 0..num_blocks, as narrow as can be.
     """
-    images = len(next(iter(kept.values())))
-    depth = np.full((images, num_patches), num_blocks, dtype=np.int16)
-    for block in sorted(kept, reverse=True):
-        np.copyto(depth, block, where=~kept_masks(kept[block], num_patches))
+    blocks = sorted(kept)
+    narrow = np.min_scalar_type(num_blocks).type
+    alive = np.ones((len(kept[blocks[0]]), num_patches), dtype=np.bool_)
+    depth = np.full(alive.shape, blocks[0], dtype=narrow)
+    for block, following in pairwise([*blocks, num_blocks]):
+        alive &= kept_masks(kept[block], num_patches)
+        depth += alive * narrow(following - block)
     return depth
 
 
-def cell_depth(cell: CellArtifacts) -> NDArray[np.int16] | None:
+def cell_depth(cell: CellArtifacts) -> NDArray[np.unsignedinteger] | None:
     """Depth of every patch of every image of a cell, [M, N0]; None for methods that merge only."""
     if cell.kept:
         return token_depth(cell.kept, cell.num_patches, cell.depth)
     if cell.groups:
         return None
-    return np.full((len(cell.images), cell.num_patches), cell.depth, dtype=np.int16)
+    return np.full(
+        (len(cell.images), cell.num_patches), cell.depth, dtype=np.min_scalar_type(cell.depth)
+    )
 
 
 def depth_maps(
