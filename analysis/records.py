@@ -17,6 +17,8 @@ class CellRecord:
     cell_id: str
     dataset: str
     method: str
+    """Name of the method, with those of its options that are not at their defaults: two variants
+    of one method, such as `atc` and `atc linkage=single`, are two methods to the analysis."""
     family: str
     """Kind of method, such as `pruning`, `merging`, `soft` or `baseline`."""
     capacity: str

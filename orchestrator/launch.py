@@ -16,7 +16,7 @@ from orchestrator.data.datasets import dataset_root
 from orchestrator.interrupts import Interrupts
 from orchestrator.packing.calibrating import Calibrating, Calibrations
 from orchestrator.packing.sharing import Hardware, Reserved
-from orchestrator.results.comparing import ComparisonError, write_tables
+from orchestrator.results.comparing import ComparisonError, Driver, write_tables
 from orchestrator.results.tasks import evaluate_cell
 from orchestrator.selection import Options, Selection
 from orchestrator.storage.store import CellState, StoredCell
@@ -194,9 +194,14 @@ class Launch:
         self.progress.note(f"{cell_id}: evaluation failed; see {stored.error_file}")
 
     def _compare(self, cluster: Cluster) -> bool:
-        cells = stored_cells(self.selection)
+        driver = Driver(
+            cpus=max(1, int(cluster.cpus)),
+            stopping=lambda: self.interrupts.requested,
+            say=self.progress.note,
+            tell=self.progress.compare,
+        )
         try:
-            write_tables(self.selection.store, cells, max(1, int(cluster.cpus)), self.progress.tick)
+            write_tables(self.selection.store, stored_cells(self.selection), driver)
         except ComparisonError as error:
             if error.damaged is not None:
                 self.verified.forget(error.damaged)

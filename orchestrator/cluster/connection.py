@@ -17,9 +17,6 @@ from orchestrator.errors import UserError
 
 T = TypeVar("T")
 
-OBJECT_STORE_BYTES = 256 * 2**20
-"""Tasks pass small values: cells and rows; the rest goes through the store."""
-
 
 @dataclass(frozen=True)
 class Cluster:
@@ -70,7 +67,6 @@ def connected(address: str | None, *, verbose: bool, dashboard: bool = False) ->
                 address="local",
                 include_dashboard=dashboard,
                 dashboard_host="127.0.0.1",
-                object_store_memory=OBJECT_STORE_BYTES,
                 # Elsewhere than a cluster's: no other study should take this Ray for one.
                 _temp_dir=str(scratch),
                 **quiet,

@@ -1,7 +1,6 @@
 """Ray tasks beside the trials: bounded in flight, polled by the driver."""
 
 from collections import deque
-from collections.abc import Iterator
 from typing import Any
 
 import ray
@@ -26,9 +25,10 @@ class Lane:
     def __len__(self) -> int:
         return len(self._waiting) + len(self._in_flight)
 
-    def keys(self) -> list[str]:
-        """Return the keys that have not ended, in the order they were submitted."""
-        return [*self._in_flight.values(), *(key for key, _ in self._waiting)]
+    @property
+    def has_room(self) -> bool:
+        """Whether what is submitted now would begin at once."""
+        return len(self) < self._limit
 
     def submit(self, key: str, *arguments: Any) -> None:
         """Queue one call; `key` comes back with its outcome."""
@@ -43,11 +43,6 @@ class Lane:
         ended = [(self._in_flight.pop(reference), _outcome(reference)) for reference in ready]
         self._fill()
         return ended
-
-    def drain(self) -> Iterator[tuple[str, Any]]:
-        """Yield every outcome still to come."""
-        while self._in_flight:
-            yield from self.poll(seconds=0.2)
 
     def abandon(self) -> None:
         """Forget what waits and cancel what runs; repeating it later is harmless."""

@@ -1,41 +1,42 @@
 """The comparison stage: evaluated cells, and pairs of them, become the study's tables."""
 
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 import pandas as pd
 import ray
 
-from analysis.comparisons import Comparison, pairs
+from analysis.comparisons import Comparison, rows
 from analysis.correlations import correlations_table
 from analysis.ranks import ranks_table
 from analysis.records import CellRecord
 from analysis.seeds import seeds_table
-from analysis.tables import heatmaps_table, results_table, table
+from analysis.tables import described, heatmaps_table, results_table, table
 from orchestrator.cluster.lane import Lane
+from orchestrator.results.findings import Findings, Job, jobs
 from orchestrator.results.records import record_of, records_at_all_rates
 from orchestrator.results.tables import fingerprint, publish_tables
-from orchestrator.results.tasks import compare_pairs, describe_cells
+from orchestrator.results.tasks import find_facts, load_cell
 from orchestrator.storage.store import CellState, Store, StoredCell
 from trainables.files import DamagedFileError
 from trainables.store_path import StorePath
 
-T = TypeVar("T")
-Frames = dict[str, pd.DataFrame]
-
-CELLS_PER_TASK = 8
-PAIRS_PER_TASK = 16
-"""A task costs milliseconds to start; a pair takes about as long to compare."""
-
 COMPARISONS: tuple[Comparison, ...] = ("models", "rates", "capacity")
 """What the compared cells differ in."""
 
-COMPARED_TABLES = ("pruning", "merging", "features", "tokens", "depth_maps")
+COMPARED_TABLES = ("pruning", "merging", "features")
+DESCRIBED_TABLES = ("tokens", "depth_maps")
 """Tables that Ray tasks fill; the others follow from these and from the cells' records."""
+
+TASK_RETRIES = 5
+"""How often a task is repeated whose process dies, alone or with its node."""
+IN_FLIGHT_PER_CPU = 2
+"""So that arrays are loaded for some jobs while others compute."""
 
 
 class ComparisonError(Exception):
-    """A comparison task failed; nothing was written.
+    """A comparison task failed; the tables stay as they were, and what was found is kept.
 
     Attributes:
         damaged: The file whose damage was why, if one's was.
@@ -46,73 +47,149 @@ class ComparisonError(Exception):
         self.damaged = damaged
 
 
-def write_tables(
-    store: Store, cells: Sequence[StoredCell], limit: int, on_tick: Callable[[], None]
-) -> None:
+@dataclass(frozen=True)
+class Driver:
+    """What the driver of a launch offers to a comparison."""
+
+    cpus: int
+    """CPUs of the cluster."""
+    stopping: Callable[[], bool]
+    say: Callable[[str], None]
+    tell: Callable[[int, int], None]
+    """Told, over and over, how many of how many jobs are done."""
+
+
+def write_tables(store: Store, cells: Sequence[StoredCell], driver: Driver) -> None:
     """Compare all evaluated cells and write every table, then the record that vouches for them.
+
+    What an earlier comparison has found is not looked for again. Nothing is written but what was
+    found where the driver is asked to stop.
 
     Args:
         store: The study's store.
         cells: All cells of the study, in its order.
-        limit: Most Ray tasks in flight.
-        on_tick: Called over and over while tasks run.
+        driver: What the launch offers.
 
     Raises:
         ComparisonError: A task failed.
     """
     inputs = fingerprint(cells)
-    records = [record_of(cell) for cell in cells]
+    by_id = {cell.id: cell for cell in cells}
+    done = [r for r in map(record_of, cells) if r.state == CellState.DONE]
+    evaluations = {r.cell_id: by_id[r.cell_id].evaluations()[None].digest() for r in done}
+    all_jobs = jobs(done, evaluations, COMPARISONS)
+    findings = Findings(store.comparisons)
+    for error in findings.read():
+        driver.say(f"{error}; it is made again")
+    if not _find(store, all_jobs, findings, driver):
+        return
     results = results_table(row for cell in cells for row in records_at_all_rates(cell))
-    tables = _tables(store, records, limit, on_tick)
+    tables = _tables(all_jobs, findings, done)
     statistics = {
         "seeds": seeds_table(results),
         "correlations": correlations_table(results, tables),
         "ranks": ranks_table(results),
     }
     publish_tables(store, {"results": results} | tables | statistics, inputs)
+    findings.keep_only(all_jobs)
+
+
+def _find(store: Store, all_jobs: Sequence[Job], findings: Findings, driver: Driver) -> bool:
+    """Do the jobs that are not done yet; tell whether that came to its end."""
+    to_do = _in_order_of_work([job for job in all_jobs if findings.get(job) is None])
+    loaded = LoadedCells(store.path.absolute(), to_do)
+    task = ray.remote(num_cpus=1, max_retries=TASK_RETRIES)(find_facts)
+    lane = Lane(task, driver.cpus * IN_FLIGHT_PER_CPU, "compare")
+    under_way: dict[str, Job] = {}
+    try:
+        while (to_do or lane) and not driver.stopping():
+            while to_do and lane.has_room:
+                job = to_do.popleft()
+                under_way[job.name] = job
+                lane.submit(job.name, job.kinds, *map(loaded.get, job.cells))
+            for name, outcome in lane.poll(seconds=0.2):
+                if isinstance(outcome, Exception):
+                    raise _error(name, outcome) from outcome
+                findings.add(under_way[name], outcome)
+                loaded.release(under_way.pop(name))
+            left = len(to_do) + len(lane)
+            driver.tell(len(all_jobs) - left, len(all_jobs))
+    finally:
+        lane.abandon()
+        findings.save()
+    return not (to_do or under_way)
+
+
+def _in_order_of_work(to_do: Iterable[Job]) -> deque[Job]:
+    """Sort jobs so that each cell's are near each other, dataset by dataset."""
+    to_do = list(to_do)
+    cells = dict.fromkeys(cell.cell_id for job in to_do for cell in job.cells)
+    places = {cell_id: place for place, cell_id in enumerate(cells)}
+    datasets = dict.fromkeys(job.cells[0].dataset for job in to_do)
+    order = {dataset: place for place, dataset in enumerate(datasets)}
+
+    def when(job: Job) -> tuple[int, int]:
+        return order[job.cells[0].dataset], max(places[cell.cell_id] for cell in job.cells)
+
+    return deque(sorted(to_do, key=when))
+
+
+class LoadedCells:
+    """Arrays of cells in Ray's object store, from the first job that needs them to the last.
+
+    Each cell is read once, by a task, and then shared by all processes of a node without a copy.
+    Ray moves what does not fit into memory to its disk.
+
+    Args:
+        study: The study's folder.
+        to_do: The jobs that there are.
+    """
+
+    def __init__(self, study: StorePath, to_do: Iterable[Job]) -> None:
+        self._study = study
+        self._needed_by = Counter(cell.cell_id for job in to_do for cell in job.cells)
+        self._loaded: dict[str, ray.ObjectRef] = {}
+        self._load = ray.remote(num_cpus=1, max_retries=TASK_RETRIES)(load_cell)
+
+    def get(self, cell: CellRecord) -> ray.ObjectRef:
+        """Return a cell's arrays, to be passed to a task."""
+        if cell.cell_id not in self._loaded:
+            load = self._load.options(name=f"load {cell.cell_id}")
+            self._loaded[cell.cell_id] = load.remote(self._study, cell)
+        return self._loaded[cell.cell_id]
+
+    def release(self, job: Job) -> None:
+        """Let go of cells that no job needs any more, now that one is done."""
+        for cell in job.cells:
+            self._needed_by[cell.cell_id] -= 1
+            if not self._needed_by[cell.cell_id]:
+                del self._loaded[cell.cell_id]
 
 
 def _tables(
-    store: Store, records: Sequence[CellRecord], limit: int, on_tick: Callable[[], None]
+    all_jobs: Sequence[Job], findings: Findings, done: Sequence[CellRecord]
 ) -> dict[str, pd.DataFrame]:
-    done = [record for record in records if record.state == CellState.DONE]
-    path = store.path.absolute()
-    describing = Lane(ray.remote(num_cpus=0)(describe_cells), limit, "describe")
-    for number, records_of_task in enumerate(_chunks(done, CELLS_PER_TASK)):
-        describing.submit(f"cells, part {number}", path, records_of_task)
-    frames = _outcomes(describing, on_tick)
-    comparing = Lane(ray.remote(num_cpus=0)(compare_pairs), limit, "compare")
-    for comparison in COMPARISONS:
-        for number, pairs_of_task in enumerate(_chunks(pairs(done, comparison), PAIRS_PER_TASK)):
-            comparing.submit(f"{comparison}, part {number}", path, comparison, pairs_of_task)
-    frames += _outcomes(comparing, on_tick)
-    tables = {name: _concatenate(name, frames) for name in COMPARED_TABLES}
+    """Return the tables, in the order of the jobs, so that they repeat exactly."""
+    pairs, cells = [], []
+    for job in all_jobs:
+        facts = findings.get(job)
+        assert facts is not None, f"{job.name} has not been done"
+        if job.comparison is None:
+            cells.append((job.cells[0], facts))
+        else:
+            a, b = job.cells
+            pairs.append(rows(a, b, job.comparison, facts))
+    tables = {
+        name: table(name, (row for pair in pairs for row in pair[name])) for name in COMPARED_TABLES
+    }
+    tables |= {name: described(name, cells) for name in DESCRIBED_TABLES}
     return tables | {"heatmaps": heatmaps_table(tables["depth_maps"], done)}
 
 
-def _chunks(items: Sequence[T], size: int) -> list[Sequence[T]]:
-    return [items[start : start + size] for start in range(0, len(items), size)]
-
-
-def _outcomes(lane: Lane, on_tick: Callable[[], None]) -> list[Frames]:
-    """Return what every task made, in the order of submission, so that tables repeat exactly."""
-    outcomes = {}
-    order = lane.keys()
-    for key, outcome in lane.drain():
-        if isinstance(outcome, Exception):
-            raise _error(key, outcome) from outcome
-        outcomes[key] = outcome
-        on_tick()
-    return [outcomes[key] for key in order]
-
-
-def _error(key: str, outcome: Exception) -> ComparisonError:
-    cause = getattr(outcome, "cause", None)  # Of what a task raised.
+def _error(name: str, outcome: Exception) -> ComparisonError:
+    cause = outcome
+    while isinstance(inner := getattr(cause, "cause", None), Exception):
+        cause = inner  # What a task raised, perhaps one that loads what another needs.
     if isinstance(cause, DamagedFileError):
         return ComparisonError(f"{cause}; the next launch makes it again", cause.path)
-    return ComparisonError(f"comparing {key} failed: {outcome}")
-
-
-def _concatenate(name: str, frames: Sequence[Frames]) -> pd.DataFrame:
-    parts = [made[name] for made in frames if name in made and len(made[name])]
-    return pd.concat(parts, ignore_index=True) if parts else table(name, [])
+    return ComparisonError(f"comparing {name} failed: {outcome}")

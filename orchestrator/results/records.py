@@ -1,7 +1,9 @@
 """Cells of the store as the analysis sees them."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from analysis.records import CellRecord
 from orchestrator.storage.store import CellState, StoredCell
@@ -18,7 +20,7 @@ def record_of(stored: StoredCell) -> CellRecord:
     return CellRecord(
         cell_id=cell.id,
         dataset=cell.dataset,
-        method=cell.method,
+        method=variant(cell.method, cell.options),
         family=METHODS[cell.method].family,
         capacity=cell.capacity,
         keep_rate=cell.keep_rate,
@@ -39,6 +41,21 @@ def record_of(stored: StoredCell) -> CellRecord:
             **{name: result.get(name) for name in ("train_seconds", "data_wait")},
         },
     )
+
+
+def variant(method: str, options: Mapping[str, Any]) -> str:
+    """Return what tells a method from others, such as `atc` or `atc linkage=single`.
+
+    Options at their defaults are left out: they change nothing.
+    """
+    defaults = METHODS[method].options
+    given = {name: value for name, value in options.items() if value != defaults.get(name)}
+    words = (f"{name}={_plain(value)}" for name, value in sorted(given.items()))
+    return " ".join([method, *words])
+
+
+def _plain(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def records_at_all_rates(stored: StoredCell) -> list[CellRecord]:

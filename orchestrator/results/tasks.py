@@ -2,24 +2,16 @@
 
 import io
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
-
-from analysis.comparisons import Comparison, Row, compare
+from analysis.comparisons import Kind, measure
 from analysis.records import CellArtifacts, CellRecord, read_arrays
-from analysis.tables import depth_maps_table, table, tokens_table
+from analysis.tokens import describe
+from orchestrator.results.findings import Facts
 from orchestrator.storage.store import Store
 from orchestrator.storage.verified import Entries, written
 from trainables.patience import patience
 from trainables.store_path import StorePath
-
-Arrays = dict[str, np.ndarray]
-
-ARTIFACTS_IN_MEMORY = 16
-"""Cells whose arrays a comparing process keeps, since many pairs share a cell."""
 
 
 def evaluate_cell(
@@ -59,36 +51,20 @@ def evaluate_cell(
         return written(study, stored)
 
 
-def compare_pairs(
-    study: StorePath, comparison: Comparison, pairs: Sequence[tuple[CellRecord, CellRecord]]
-) -> dict[str, pd.DataFrame]:
-    """Return what pairs of cells add to each table."""
-    rows: dict[str, list[Row]] = {}
-    for a, b in pairs:
-        compared = compare(load_artifacts(study, a), load_artifacts(study, b), comparison)
-        for name, new in compared.items():
-            rows.setdefault(name, []).extend(new)
-    return {name: table(name, new) for name, new in rows.items()}
-
-
-def describe_cells(study: StorePath, records: Sequence[CellRecord]) -> dict[str, pd.DataFrame]:
-    """Return what evaluated cells add, each by itself, to each table."""
-    cells = [load_artifacts(study, record) for record in records]
-    return {"tokens": tokens_table(cells), "depth_maps": depth_maps_table(cells)}
-
-
-def load_artifacts(study: StorePath, record: CellRecord) -> CellArtifacts:
+def load_cell(study: StorePath, record: CellRecord) -> CellArtifacts:
     """Return the arrays that the evaluation of a cell left, checked."""
-    evaluation = Store(study).cell(record.cell_id).evaluation_digest()
-    return CellArtifacts(record, *_arrays(study, record.cell_id, evaluation))
+    stored = Store(study).cell(record.cell_id)
+    with patience():
+        patterns, features = (
+            read_arrays(io.BytesIO(stored.read_artifact(name)))
+            for name in ("patterns.npz", "features.npz")
+        )
+    return CellArtifacts(record, patterns, features)
 
 
-@lru_cache(maxsize=ARTIFACTS_IN_MEMORY)
-def _arrays(study: StorePath, cell_id: str, evaluation: str) -> tuple[Arrays, Arrays]:
-    """Read patterns and features; `evaluation` tells a new evaluation from the remembered one."""
-    stored = Store(study).cell(cell_id)
-    patterns, features = (
-        read_arrays(io.BytesIO(stored.read_artifact(name)))
-        for name in ("patterns.npz", "features.npz")
-    )
-    return patterns, features
+def find_facts(kinds: Sequence[Kind], *cells: CellArtifacts) -> Facts:
+    """Compare two cells by these metrics, or describe one."""
+    if len(cells) == 1:
+        return describe(cells[0])
+    a, b = cells
+    return measure(a, b, kinds)

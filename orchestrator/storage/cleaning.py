@@ -86,6 +86,10 @@ class Cleaning:
                 yield self._of_cell(cell_id, f"{state}, no longer in the study", files)
             else:
                 self.unknown.append(f"cells/{cell_id}")
+        for file in self._others:
+            if file.kind == "comparisons" and file.path.stem not in listed:
+                reason = "of a cell that is no longer in the study"
+                yield Removal(file.name, reason, (file,), self._store.path)
         of_listed = (self._of_cells.get(cell_id, []) for cell_id in listed)
         for file in chain(self._others, *of_listed):
             if file.kind == "left over" and file.age > WRITTEN_WITHIN:

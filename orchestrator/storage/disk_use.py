@@ -26,6 +26,7 @@ KINDS = {
     "logs": (
         r"cells/[^/]+/(log\.jsonl|progress\.csv|events\.out\.tfevents\.[^/]+)|wandb(\.json|/.+)"
     ),
+    "comparisons": r"comparisons/[^/]+\.json",
     "tables": r"tables/(\w+\.parquet|inputs\.json)",
     "report": r"report/(index\.html|inputs\.json)|figures/[^/]+\.(svg|png)",
     "Tune": r"tune/launch-\d+/.+",

@@ -46,6 +46,8 @@ def verify_study(store: Store, console: Console) -> list[DamagedFileError]:
     Raises:
         UserError: A driver runs the study.
     """
+    from orchestrator.results.findings import Findings  # A launch need not wait for the analysis.
+
     verified = Verified(store.path)
 
     def repair(stored: StoredCell) -> list[DamagedFileError]:
@@ -53,6 +55,7 @@ def verify_study(store: Store, console: Console) -> list[DamagedFileError]:
 
     with driving(store.path, console.print, lambda holder: None):
         damaged = _repair_all(store.cell_ids(), store, repair, verified, console)
+        damaged += Findings(store.comparisons).read()
         verified.save()
     for error in damaged:
         console.print(f"{error}; removed", markup=False, highlight=False, soft_wrap=True)

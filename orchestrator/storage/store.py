@@ -83,6 +83,11 @@ class Store:
         return self.path / "tables"
 
     @property
+    def comparisons(self) -> StorePath:
+        """Folder of what comparing cells has found so far."""
+        return self.path / "comparisons"
+
+    @property
     def report(self) -> StorePath:
         """The study's page."""
         return self.path / "report" / "index.html"

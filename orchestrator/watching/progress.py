@@ -107,6 +107,7 @@ class Progress:
         self._started = time.monotonic()
         self.sinks: list[Sink] = []
         self._trackers: list[Tracker] = []
+        self._comparing: tuple[int, int] | None = None
         self.cluster: Callable[[], ClusterFacts | None] = lambda: None
         """Tells what there is to run on at the moment."""
 
@@ -198,6 +199,11 @@ class Progress:
         for tracker in self._trackers:
             tracker.reported(cell_id, report)
 
+    def compare(self, done: int, of: int) -> None:
+        """Record how many cells and pairs of cells are compared already, of how many."""
+        self._comparing = (done, of) if done < of else None
+        self.tick()
+
     def tick(self) -> None:
         """Draw and publish what is due."""
         if self._screen.due:
@@ -219,6 +225,7 @@ class Progress:
             cluster=self.cluster(),
             launch=self._launch.model_copy(update={"seconds": seconds}),
             left=self._time_left(),
+            comparing=self._comparing,
             failed=tuple(self._failed.values()),
             retried=tuple(self._retried.values()),
         )

@@ -128,6 +128,8 @@ class Status(Facts):
     launch: LaunchFacts | None = None
     """The launch under way, else the last one."""
     left: TimeLeft | None = None
+    comparing: tuple[int, int] | None = None
+    """Cells and pairs of cells that are compared already, and all; None while none are."""
     failed: tuple[CellReason, ...] = ()
     retried: tuple[CellReason, ...] = ()
     """Cells that were tried again in the launch, with the last reason."""

@@ -170,8 +170,12 @@ def _reserved(cell: RunningCell) -> str:
 
 
 def _preparations(status: Status) -> list[str]:
-    """Return what running cells do before they train, each once."""
-    return [words for words in dict.fromkeys(cell.preparing for cell in status.running) if words]
+    """Return what running cells do before they train, each once, and how far comparing is."""
+    words = list(dict.fromkeys(cell.preparing for cell in status.running))
+    if status.comparing:
+        done, of = status.comparing
+        words.append(f"comparing: {done:,} of {of:,} cells and pairs of cells")
+    return list(filter(None, words))
 
 
 def _left_in_words(left: TimeLeft) -> str:

@@ -17,7 +17,8 @@ from orchestrator.storage.repairing import repair_cells
 from orchestrator.storage.verified import Verified
 from orchestrator.work import left_to_do, refresh_report
 
-NOT_READ = {"tune", "driver.lock"}
+NOT_READ = {"tune", "driver.lock", "comparisons"}
+"""What a launch of a finished study has no use for."""
 WRITTEN_AGAIN = {"cell.json", "study.yaml"}
 """What every launch writes if it differs, with no need to name it."""
 DECIDES_NOTHING = ("log.jsonl", "verified.json", "status.json", "progress.csv", "events.out.")

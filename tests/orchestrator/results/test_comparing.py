@@ -1,0 +1,229 @@
+"""Comparisons go on where they were, look for nothing twice, and read each artifact once."""
+
+import os
+import shutil
+from pathlib import Path
+
+import counting_path
+import numpy as np
+import pandas as pd
+import pytest
+from counting_path import CountingPath, reads
+from launching import Launch
+
+from orchestrator.cluster.connection import connected
+from orchestrator.results import comparing, findings
+from orchestrator.results.comparing import ComparisonError, Driver, write_tables
+from orchestrator.storage.store import Store
+from trainables.cell import Cell
+from trainables.recipe import Recipe
+
+IMAGES, PATCHES, FEATURES = 40, 16, 5
+
+
+def cell_of(method, rate, seed=0):
+    return Cell(
+        dataset="digits",
+        method=method,
+        capacity="tiny",
+        keep_rate=rate,
+        reduction_loc=(3, 6),
+        seed=seed,
+        recipe=Recipe(),
+    )
+
+
+TOPK, LOW, TOME, DEIT = CELLS = [
+    *(cell_of("topk", 0.5), cell_of("topk", 0.25), cell_of("tome", 0.5), cell_of("deit", 1.0))
+]
+"""A pair that differs in its rate, and four that differ in their method."""
+
+
+def evaluate(store, cell, draw=0):
+    """Train and evaluate a cell, as its files tell; `draw` decides what came out."""
+    random = np.random.default_rng([draw, CELLS.index(cell) if cell in CELLS else 9])
+    order = random.random((IMAGES, PATCHES)).argsort(axis=1).astype(np.uint8)
+    patterns = {"image": np.arange(IMAGES), "grid": np.array([4, 4]), "depth": np.array(12)}
+    for block, count in ((3, 8), (6, 4)):
+        patterns[f"tokens_{block}"] = np.full(IMAGES, count)
+        if cell.method == "topk":
+            patterns[f"kept_{block}"] = order[:, :count]
+        elif cell.method == "tome":
+            patterns[f"group_{block}"] = order % count
+    blocks = {f"cls_{b}": random.normal(size=(IMAGES, FEATURES)) for b in (3, 6, 11)}
+    features = {name: cls.astype(np.float32) for name, cls in blocks.items()}
+    stored = store.cell(cell.id)
+    stored.save_best(b"weights", {"accuracy": 50.0})
+    stored.write_result({"accuracy": 50.0})
+    metrics = {"metric": "top1", "accuracy": float(random.uniform(20, 80))}
+    predictions = pd.DataFrame({"image": range(IMAGES)})
+    arrays = {"patterns": patterns, "features": features}
+    stored.evaluations()[None].write(metrics, predictions, arrays)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ray():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(counting_path.__file__).parent), prepend=os.pathsep)
+        with connected(None, verbose=False):
+            yield
+
+
+@pytest.fixture
+def study(tmp_path):
+    """Return a study's store; what is read in it is counted."""
+    store = Store(CountingPath(tmp_path) / "study")
+    store.create({"name": "study"}, CELLS)
+    for cell in CELLS:
+        evaluate(store, cell)
+    return store
+
+
+@pytest.fixture
+def compare(study, monkeypatch):
+    """Return a function that compares the study, and returns the jobs that it did."""
+    done = []
+
+    class NotingLane(comparing.Lane):
+        def poll(self, seconds=0.0):
+            ended = super().poll(seconds)
+            done.extend(name for name, outcome in ended if not isinstance(outcome, Exception))
+            return ended
+
+    monkeypatch.setattr(comparing, "Lane", NotingLane)
+
+    def compare(cells=CELLS, stop_after=None, say=print, tell=lambda done, of: None):
+        done.clear()
+        stopping = lambda: stop_after is not None and len(done) >= stop_after  # noqa: E731
+        stored = [study.cell(cell.id) for cell in cells]
+        write_tables(study, stored, Driver(cpus=1, stopping=stopping, say=say, tell=tell))
+        return sorted(done)
+
+    return compare
+
+
+def tables(store):
+    return {path.name: path.read_bytes() for path in store.tables.glob("*.parquet")}
+
+
+def artifacts_read(store):
+    return {name: n for name, n in reads(store.path).items() if name.endswith(".npz")}
+
+
+def jobs(*pairs, cells=()):
+    return sorted([cell.id for cell in cells] + [f"{a.id} with {b.id}" for a, b in pairs])
+
+
+PAIRS = [(TOPK, LOW), (TOPK, TOME), (TOPK, DEIT), (LOW, DEIT), (TOME, DEIT)]
+
+
+def test_each_artifact_is_read_once_however_many_pairs_it_is_in(study, compare):
+    reads(study.path)
+    assert compare() == jobs(*PAIRS, cells=CELLS)
+    names = [f"cells/{cell.id}/{kind}.npz" for cell in CELLS for kind in ("patterns", "features")]
+    assert artifacts_read(study) == dict.fromkeys(names, 1)
+    assert compare() == []
+    assert artifacts_read(study) == {}
+
+
+@pytest.mark.parametrize("way", ["stopped", "broken off"])
+def test_a_comparison_goes_on_where_it_was_and_ends_the_same(study, compare, way):
+    def broken(done, of):
+        if done >= 4:
+            raise KeyboardInterrupt
+
+    if way == "stopped":
+        compare(stop_after=4)
+    else:
+        with pytest.raises(KeyboardInterrupt):
+            compare(tell=broken)
+    assert not study.tables.exists()
+    told = []
+    first = 9 - len(compare(tell=lambda done, of: told.append((done, of))))
+    assert 4 <= first < 9
+    assert told[0][0] >= first
+    assert told[-1] == (9, 9)
+    resumed = tables(study)
+    assert len(resumed) == 9
+    for folder in (study.comparisons, study.tables):
+        shutil.rmtree(folder)
+    assert len(compare()) == 9
+    assert tables(study) == resumed
+
+
+def test_a_changed_cell_costs_its_own_pairs_alone(study, compare):
+    compare()
+    before = tables(study)
+    evaluate(study, TOME, draw=1)
+    reads(study.path)
+    assert compare() == jobs((TOPK, TOME), (TOME, DEIT), cells=[TOME])
+    assert {name.split("/")[1] for name in artifacts_read(study)} == {TOPK.id, TOME.id, DEIT.id}
+    changed = tables(study)
+    assert changed["pruning.parquet"] == before["pruning.parquet"]
+    assert changed["features.parquet"] != before["features.parquet"]
+    shutil.rmtree(study.comparisons)
+    compare()
+    assert tables(study) == changed
+
+
+def test_a_new_cell_adds_its_own_pairs_and_a_removed_one_takes_them_along(study, compare):
+    compare()
+    before = tables(study)
+    new = cell_of("evit", 0.25)
+    study.create({"name": "study"}, [*CELLS, new])
+    evaluate(study, new)
+    assert compare([*CELLS, new]) == jobs((LOW, new), (DEIT, new), cells=[new])
+    assert (study.comparisons / f"{new.id}.json").exists()
+    assert compare(CELLS) == []
+    assert tables(study) == before
+    assert not (study.comparisons / f"{new.id}.json").exists()
+
+
+def test_other_code_measures_all_anew(compare, monkeypatch):
+    compare()
+    monkeypatch.setattr(findings, "measuring", lambda: "another version")
+    assert len(compare()) == 9
+
+
+def test_damaged_findings_are_named_and_made_again(study, compare):
+    compare()
+    before = tables(study)
+    torn = study.comparisons / f"{DEIT.id}.json"
+    torn.write_bytes(torn.read_bytes()[:-9])
+    said = []
+    assert compare(say=said.append) == jobs(*((c, DEIT) for c in CELLS[:3]), cells=[DEIT])
+    assert said == [f"{torn} is damaged: it is not valid JSON; it is made again"]
+    assert tables(study) == before
+
+
+def test_a_damaged_artifact_is_named_and_what_was_found_is_kept(study, compare):
+    path = study.cell(TOME.id).path / "patterns.npz"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1])
+    with pytest.raises(ComparisonError, match="patterns.npz is damaged.*the next launch") as failed:
+        compare()
+    assert failed.value.damaged == path
+    assert not study.tables.exists()
+    path.write_bytes(whole)
+    assert len(compare()) < 9
+    assert len(tables(study)) == 9
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_a_killed_launch_compares_on(finished, tmp_path):
+    shutil.copytree(finished.store.path, tmp_path / "smoke")
+    store = Store(tmp_path / "smoke")
+    for folder in (store.tables, store.comparisons):
+        shutil.rmtree(folder)
+    import yaml
+
+    from orchestrator.study import SHIPPED
+
+    smoke = yaml.safe_load((SHIPPED / "smoke.yaml").read_text())
+    launch = Launch(tmp_path, "--stages", "compare", study=smoke)
+    launch.wait_until(lambda: list(store.comparisons.glob("*.json")))
+    launch.process.kill()
+    launch.process.wait()
+    Launch(tmp_path, "--stages", "compare", study=smoke).end(0)
+    assert tables(store) == tables(finished.store)
