@@ -137,9 +137,7 @@ def _labels(rows: pd.DataFrame) -> list[str]:
 
 
 def _label(row: Row) -> str:
-    known = not pd.isna(row["options"])
-    options = re.sub(r'[{}"]', "", row["options"]).replace(": ", " ") if known else ""
-    return ", ".join(filter(None, (row["method"], options, "imported" if row["imported"] else "")))
+    return row["method"] + (", imported" if row["imported"] else "")
 
 
 def _accuracy(row: Row) -> str:

@@ -70,13 +70,13 @@ def test_several_seeds_are_mean_and_sample_deviation():
 def test_what_only_its_options_or_origin_tell_apart_has_rows_of_its_own():
     text = made(
         cell("kmedoids", 0.5, 70.0),
-        cell("kmedoids", 0.5, 69.0, options='{"equal_weight": true}'),
+        cell("kmedoids equal_weight=true", 0.5, 69.0, options='{"equal_weight": true}'),
         cell("kmedoids", 0.5, 68.0, imported="me/p/run"),
         cell("kmedoids", 0.5, 67.0, series="other-recipe-deadbeef"),
     )["accuracy-nabirds-small"]
     assert rows(text) == {
         "kmedoids": [r"\textbf{70.00}"],
-        r"kmedoids, equal\_weight true": ["69.00"],
+        r"kmedoids equal\_weight=true": ["69.00"],
         "kmedoids, imported": ["68.00"],
         "kmedoids (deadbeef)": ["67.00"],
     }
