@@ -8,6 +8,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 
+from orchestrator.cluster.ray_setup import prepare_ray
 from orchestrator.data.datasets import dataset_root
 from orchestrator.errors import UserError
 from orchestrator.results.reporting import write_report
@@ -112,6 +113,39 @@ def check_data(
 
     root = dataset_root(dataset, folder) or folder
     raise typer.Exit(0 if check(dataset, root, Console()) else SOME_FAILED)
+
+
+@app.command()
+def profile(
+    cell: Annotated[str, typer.Argument(help="Id of a cell, or a glob that matches one.")],
+    study: Annotated[str, typer.Option(help="A shipped study's name or a YAML file.")] = "demo",
+    storage: Annotated[str, typer.Option(help="Folder or URI with the study's results.")] = "runs",
+    data: Annotated[Path | None, typer.Option(help="Folder of the datasets.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="Folder of pretrained weights.")] = None,
+    address: Annotated[str | None, typer.Option(help="Ray cluster, as for run.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="Study value to change.")
+    ] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps to measure.")] = 20,
+    to: Annotated[Path, typer.Option(help="Folder for the chart and the numbers.")] = Path(
+        "profiles"
+    ),
+) -> None:
+    """Tell where the time of a cell's training goes; the cell itself stays as it is."""
+    options = Options(
+        study=study,
+        storage=storage_path(storage),
+        data=data.absolute() if data else None,
+        weights=weights.absolute() if weights else None,
+        address=address,
+        settings=settings or (),
+        only=[cell],
+        stages=("evaluate",),  # With "train", the teachers of a cell are selected, too.
+    )
+    ray_address = prepare_ray(address)
+    from orchestrator.watching.profile import profile_cell  # Imports Ray.
+
+    profile_cell(options, ray_address, steps, to, Console())
 
 
 @app.command()

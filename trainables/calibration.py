@@ -21,10 +21,9 @@ from trainables.cell_data import CellData
 from trainables.data.base import ImageDataset, Split
 from trainables.device import device_for
 from trainables.distillation import Teacher
-from trainables.host import build_host
 from trainables.host_source import HostSource
 from trainables.loop import Finetuning
-from trainables.macs import training_macs_an_image
+from trainables.macs import macs_of_model
 from trainables.teacher import untrained_teacher
 
 STEPS = 3
@@ -44,7 +43,7 @@ class Measured:
     seconds_an_image: float
     """Of training alone: without reading images."""
     macs_an_image: float
-    """Multiply-accumulates; see `training_macs_an_image`."""
+    """Multiply-accumulates; see `trainables.macs`."""
 
 
 def measure_apart(cell: str, weights: str | None, gpu: float, threads: int) -> dict[str, Any]:
@@ -105,16 +104,7 @@ class Rehearsal(Finetuning):
 
     def macs_an_image(self) -> float:
         """Return the multiply-accumulates of training on an image."""
-        recipe = self.cell.recipe
-        with torch.device("meta"):
-            host = build_host(
-                self.cell.host,
-                num_classes=len(self.data.dataset.class_names),
-                pretrained=False,
-                image_size=recipe.image_size,
-                weights=self._weights,
-            )
-        return training_macs_an_image(self.cell, host, self.model)
+        return macs_of_model(self.cell, self.model, self._weights)
 
     def _open_data(self, *_: Any) -> CellData:
         return cast(CellData, MadeUpData(self.cell, self._num_classes(), self.device))

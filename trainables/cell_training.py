@@ -22,6 +22,7 @@ from trainables.device import device_for
 from trainables.finite import NonFiniteError
 from trainables.gentler import changes_after, lost_after, with_changes
 from trainables.loop import Finetuning
+from trainables.parts import part
 from trainables.patience import StorageError, patience
 from trainables.ranks import ALONE, Ranks
 from trainables.stop_file import StopFile
@@ -61,6 +62,8 @@ class CellTraining:
             self._cell.recipe.checkpoint_minutes * 60 if ranks.first else math.inf
         )
         self._finetuning: Finetuning | None = None
+        self._waited: list[str] = []
+        """Words on what the storage made wait in the present step."""
 
     def step(self) -> dict[str, Any]:
         """Train until something is worth reporting; save when it is time to.
@@ -68,7 +71,7 @@ class CellTraining:
         Returns:
             The report; `loss`, `step` and what is in the store are the same on all ranks.
         """
-        self._waited: list[str] = []
+        self._waited = []
         try:
             report = self._train()
         except StorageError as error:
@@ -137,12 +140,11 @@ class CellTraining:
         stopping = self._stopping()
         began, written = time.perf_counter(), 0
         if report["best_improved"]:
-            weights, meta = finetuning.best
-            best = save_safetensors(weights)
-            self._folder.save_best(best, meta)
-            written += len(best)
+            with part("checkpoint"):
+                written += self._save_best(finetuning)
         if report["epoch_ended"] or stopping or time.monotonic() > self._checkpoint_due:
-            written += self._save(finetuning)
+            with part("checkpoint"):
+                written += self._save(finetuning)
         seconds = time.perf_counter() - began
         self._folder.append_log(report)
         if report["finished"]:
@@ -161,6 +163,13 @@ class CellTraining:
             "interrupted": stopping,
             "done": report["finished"] or stopping,
         }
+
+    def _save_best(self, finetuning: Finetuning) -> int:
+        """Save the best weights; return their bytes."""
+        weights, meta = finetuning.best
+        best = save_safetensors(weights)
+        self._folder.save_best(best, meta)
+        return len(best)
 
     def _save(self, finetuning: Finetuning) -> int:
         """Save the state to go on from; return its bytes."""

@@ -8,6 +8,8 @@ from itertools import chain
 import torch
 from torch import Tensor
 
+from trainables.parts import part
+
 Batch = tuple[Tensor, ...]
 
 
@@ -59,10 +61,11 @@ class DeviceBatches(Iterator[Batch]):
 
     def _fetch(self) -> None:
         """Wait for a batch, if there is one left, and begin to copy it."""
-        with self._waiting():
+        with part("data wait"), self._waiting():
             batch = next(self._batches, None)
         if batch is not None:
-            with nullcontext() if self._stream is None else torch.cuda.stream(self._stream):
+            stream = nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
+            with part("copy to device"), stream:
                 self._fetched = tuple(x.to(self._device, non_blocking=True) for x in batch)
 
     @contextmanager

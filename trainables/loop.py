@@ -31,6 +31,7 @@ from trainables.host import build_model
 from trainables.losses import LossTerms, build_mixup
 from trainables.objective import Objective
 from trainables.optimizer import build_optimizer, set_learning_rates
+from trainables.parts import part
 from trainables.precision import autocast, autocast_dtype
 from trainables.ranks import ALONE, Ranks, accumulating
 from trainables.selecting import Selection, Weights
@@ -171,7 +172,7 @@ class Finetuning:
             self._spent["seconds"] += progress.seconds
             self._spent["waited"] += progress.waited
             ended = self.step % self._steps_per_epoch == 0
-            improved = ended and self._evaluate()
+            improved = ended and self.evaluate()
         return {
             **progress.report(),
             "preparing": preparing,
@@ -274,7 +275,8 @@ class Finetuning:
         loaded, batches = self._loaded(epoch, first), []
         for number in window:
             images, targets, _ = next(loaded)
-            images, targets = self._mixed(images, targets, epoch, number)
+            with part("mixup"):
+                images, targets = self._mixed(images, targets, epoch, number)
             last = number == window[-1]
             with nullcontext() if last else accumulating(self._forward):
                 batches.append(self._backward(images, targets, share=1 / len(window)))
@@ -327,18 +329,28 @@ class Finetuning:
         Returns:
             This rank's part of the batch's loss: the parts of all ranks add up to it.
         """
-        with autocast(self.device, self._dtype):
-            logits, trace = self._forward(images)
-            lesson = self._teacher(images) if self._teacher else None
-        terms = self._objective(logits, trace, lesson, targets)
-        loss = torch.stack(list(terms.values())).sum()
-        part = len(images) / self.data.batch_images
-        # The ranks' gradients are averaged, where those of parts would be added.
-        self._scaler.scale(loss * (share * part * self._ranks.size)).backward()
-        return {name: term.detach() * part for name, term in terms.items()}
+        with part("forward"):
+            with autocast(self.device, self._dtype):
+                logits, trace = self._forward(images)
+                lesson = self._teacher(images) if self._teacher else None
+            terms = self._objective(logits, trace, lesson, targets)
+            loss = torch.stack(list(terms.values())).sum()
+        shard = len(images) / self.data.batch_images
+        with part("backward"):
+            # The ranks' gradients are averaged, where those of shards would be added.
+            self._scaler.scale(loss * (share * shard * self._ranks.size)).backward()
+        return {name: term.detach() * shard for name, term in terms.items()}
 
     def _apply_gradients(self) -> Tensor:
         """Do the step; return the norm of its gradients before they were clipped, a scalar."""
+        with part("optimiser"):
+            norm = self._optimizer_step()
+        if self.ema:
+            with part("average"):
+                self.ema.update(self.model)
+        return norm
+
+    def _optimizer_step(self) -> Tensor:
         self._scaler.unscale_(self._optimizer)
         parameters = [p for p in self.model.parameters() if p.grad is not None]
         norm = nn.utils.get_total_norm([p.grad for p in parameters])
@@ -347,16 +359,15 @@ class Finetuning:
         self._scaler.step(self._optimizer)
         self._scaler.update()
         self._optimizer.zero_grad()
-        if self.ema:
-            self.ema.update(self.model)
         return norm
 
-    def _evaluate(self) -> bool:
+    def evaluate(self) -> bool:
         """Score the model and its average; return whether one of them is the best so far."""
         models = {"model": self.model} | ({"ema": self.ema.module} if self.ema else {})
-        return self._selection.evaluate(
-            models, epoch=self._epoch, step=self.step, device=self.device, dtype=self._dtype
-        )
+        with part("evaluation"):
+            return self._selection.evaluate(
+                models, epoch=self._epoch, step=self.step, device=self.device, dtype=self._dtype
+            )
 
 
 def _seed_generators(*numbers: int) -> None:

@@ -1,10 +1,14 @@
 """The multiply-accumulates that a cell's training takes, from the shapes of its models alone."""
 
+from pathlib import Path
+
+import torch
 from timm.models import VisionTransformer
 
 import reduction
 from reduction.model import ReducedVisionTransformer
 from trainables.cell import Cell
+from trainables.host import build_host
 
 TRAINING_PASSES = 3
 """A backward pass costs about two forward passes."""
@@ -24,3 +28,22 @@ def training_macs_an_image(
     trained = host if masks else model  # What is masked is not dropped yet.
     taught = reduction.flops(host).macs if cell.recipe.distillation != "none" else 0
     return TRAINING_PASSES * reduction.flops(trained).macs + taught
+
+
+def macs_of_model(cell: Cell, model: ReducedVisionTransformer, weights: Path | None) -> float:
+    """Return what a cell's training computes for each image, from its model alone.
+
+    Args:
+        cell: What is trained.
+        model: Its model, on any device.
+        weights: Folder of the hosts' pretrained weights, whose configurations say what they are.
+    """
+    with torch.device("meta"):
+        host = build_host(
+            cell.host,
+            num_classes=model.num_classes,
+            pretrained=False,
+            image_size=cell.recipe.image_size,
+            weights=weights,
+        )
+    return training_macs_an_image(cell, host, model)

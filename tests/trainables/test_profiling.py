@@ -1,0 +1,83 @@
+"""The profile of a cell: all parts are there, and what they take adds up."""
+
+import time
+
+import pytest
+import torch
+
+from trainables.parts import Recorder, recording
+from trainables.profiling import CellProfile, PartTime, ProfiledTrainable, peak_macs_per_second
+
+STEPS = 3
+TWICE_A_STEP = {"data wait", "copy to device", "mixup", "forward", "backward"}
+"""Gradients are accumulated over two batches."""
+IN_EVERY_STEP = TWICE_A_STEP | {"optimiser", "average"}
+
+
+@pytest.fixture
+def profile(make_cell, image_folder, tmp_path):
+    """Return the profile of a cell with an average, and how long it took."""
+    cell = make_cell(ema_decay=0.9, checkpoint_minutes=10)
+    trial = ProfiledTrainable(
+        {
+            "cell_id": cell.id,
+            "reused": False,
+            "cell": cell.model_dump_json(),
+            "folder": str(tmp_path / "cell"),
+            "data_root": str(image_folder),
+            "index_folder": str(tmp_path / "datasets"),
+            "weights": None,
+            "teacher_folder": None,
+            "threads": 1,
+            "macs": 0.0,
+            "stop_file": str(tmp_path / "stop"),
+            "workers": 1,
+            "cpu": 1,
+            "gpu": 0,
+        }
+    )
+    began = time.perf_counter()
+    profile = trial.profile(STEPS)
+    seconds = time.perf_counter() - began
+    assert trial.train()["seconds"] > 0
+    trial.stop()
+    return profile, seconds
+
+
+def test_all_parts_are_told_apart_and_add_up(profile):
+    profile, seconds = profile
+    assert set(profile.parts) == IN_EVERY_STEP | {"evaluation", "checkpoint"}
+    assert all(part.seconds > 0 for part in profile.parts.values())
+    assert {profile.parts[name].steps for name in TWICE_A_STEP} == {0.5}
+    assert profile.parts["optimiser"].steps == profile.parts["average"].steps == 1
+    # 160 images, 40 a step; the state is saved when the epoch ends, long before the time.
+    assert profile.parts["evaluation"].steps == profile.parts["checkpoint"].steps == 4
+    recorded = sum(profile.parts[name].seconds_a_step for name in IN_EVERY_STEP)
+    assert STEPS * recorded < seconds
+    assert profile.images_a_step == 40
+    assert profile.macs_per_second > 0
+    assert profile.utilisation > 0
+
+
+def test_recording_changes_no_weight(finetune, make_cell):
+    plain, recorded = (finetune(make_cell()) for _ in range(2))
+    plain.run(until=lambda: False)
+    with recording(Recorder(torch.device("cpu"))):
+        recorded.run(until=lambda: False)
+    weights = plain.model.state_dict()
+    assert all(torch.equal(weights[name], x) for name, x in recorded.model.state_dict().items())
+
+
+def test_reports_are_rarer_than_steps():
+    profile = CellProfile("CPU", 1, "float32", 10, 1, 100.0, {}, 1.0, 2.0)
+    # A step takes 0.1 s, and there is a report every 15 s.
+    assert profile.report(0.3) == PartTime(0.3, 150.0)
+    assert profile.report(0.3).seconds_a_step == pytest.approx(0.002)
+    assert profile.utilisation == 0.5
+
+
+def test_a_product_of_matrices_takes_its_time():
+    began = time.perf_counter()
+    peak = peak_macs_per_second(torch.device("cpu"), torch.float32)
+    # Six products of side 1024 took all of that.
+    assert peak > 6 * 1024**3 / (time.perf_counter() - began)
