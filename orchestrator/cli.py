@@ -195,6 +195,26 @@ def export(
     export_tables(find_study(storage_path(storage)), folder, formats.split(","), Console())
 
 
+@app.command("import-wandb")
+def import_wandb(
+    project: Annotated[str, typer.Argument(metavar="ENTITY/PROJECT", help="W&B project.")],
+    study: Annotated[
+        str, typer.Argument(metavar="STORAGE/STUDY", help="Study that the runs join as cells.")
+    ],
+    checkpoints: Annotated[
+        Path | None,
+        typer.Option(help="Folder with the runs' folders; else each run's own output_dir."),
+    ] = None,
+    host: Annotated[
+        str, typer.Option(help="What the runs' models are without reduction, as in a recipe.")
+    ] = "deit_{capacity}_patch16_224.fb_in1k",
+) -> None:
+    """Make cells of a project's runs, for their checkpoints to be evaluated and compared."""
+    from orchestrator.exchange.import_wandb import import_runs, study_at
+
+    import_runs(project, study_at(study), checkpoints, host, Console())
+
+
 @app.command()
 def clean(
     storage: Storage,

@@ -89,11 +89,20 @@ def select(options: Options) -> Selection:
     if options.weights is not None and not options.weights.is_dir():
         raise UserError(f"--weights is {str(options.weights)!r}, but there is no such folder")
     study = load_study(options.study, options.settings)
-    cells = expand(study)
-    selected = [cell for cell in cells if _matches(cell.id, options.only)]
-    if not selected:
-        raise UserError(f"--only {' '.join(options.only)} matches none of the {len(cells)} cells")
     store = Store(options.storage / study.name)
+    cells = [*expand(study), *store.imported_cells()]
+    if not cells:
+        raise UserError(
+            f"{study.name} has no cells: give it grids, or import runs into {store.path}"
+        )
+    selected = [
+        cell
+        for cell in cells
+        if _matches(cell.id, options.only)
+        and not (cell.imported and store.cell(cell.id).state() is CellState.RECORDED)
+    ]
+    if options.only and not selected:
+        raise UserError(f"--only {' '.join(options.only)} matches none of the {len(cells)} cells")
     return with_teachers(
         Selection(study, cells, selected, store, added=added_teachers(study)), options
     )

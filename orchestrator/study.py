@@ -26,6 +26,8 @@ from trainables.cell import Cell
 from trainables.data import DATASETS
 from trainables.recipe import Recipe
 
+RECORDED = {"cells", "versions", "git_commit"}
+"""What the store's record of a study, which may be given as the study, has beside it."""
 SHIPPED = Path(__file__).parents[1] / "experiments" / "studies"
 AXES = ("dataset", "capacity", "method", "keep_rate", "seed")
 BASELINE = "deit"
@@ -108,7 +110,7 @@ class Study(StrictModel):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
     defaults: Grid = Grid()
-    grids: Annotated[list[Grid], Field(min_length=1)]
+    grids: list[Grid]
     recipes: dict[str, dict[str, Any]] = {}
     resources: dict[str, Resources] = {}
 
@@ -132,6 +134,8 @@ def load_study(name_or_file: str, settings: Sequence[str] = ()) -> Study:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     if not isinstance(document, dict):
         raise UserError(f"{path} must hold a mapping with the keys {_keys(Study)}")
+    if set(document) >= RECORDED:
+        document = {name: value for name, value in document.items() if name in Study.model_fields}
     for setting in settings:
         _apply(document, setting)
     try:

@@ -31,9 +31,10 @@ def left_to_do(selection: Selection, options: Options, say: Say) -> Work:
     states = {cell.id: cell.state() for cell in cells}
     unfinished = [cell for cell in selection.selected if states[cell.id] is not CellState.DONE]
     trained = {cell.id for cell in unfinished if selection.store.cell(cell.id).result()}
-    train = [cell for cell in unfinished if cell.id not in trained]
+    train = [cell for cell in unfinished if cell.id not in trained and not cell.imported]
     evaluate = [cell for cell in unfinished if cell.id in trained]
-    comparable = bool(unfinished) or CellState.DONE in states.values()
+    known = {CellState.DONE, CellState.RECORDED} & set(states.values())
+    comparable = bool(unfinished or known)
     current = not unfinished and _is_whole(lambda: tables_are_current(selection.store, cells), say)
     return Work(
         train=train if "train" in options.stages else [],

@@ -12,7 +12,8 @@ from analysis.report.groups import by_setting, evaluated, images_used, title
 from analysis.report.performance import NOTHING_EVALUATED
 from analysis.report.style import BASELINE
 
-STATES = ("done", "running", "trained", "interrupted", "pending", "failed", "damaged")
+STATES = ("done", "running", "trained", "interrupted", "pending", "recorded", "failed",
+          "damaged")  # fmt: skip
 """Order of the states in the summary; others follow."""
 
 
@@ -147,6 +148,13 @@ def _state(record: CellRecord) -> str:
     notes = "; ".join(filter(None, (record.error, _gentler(record))))
     note = f'<div class="note">{escape(notes)}</div>' if notes else ""
     return f'<span class="state {state}">{state}</span>{note}'
+
+
+def _imported(record: CellRecord) -> str:
+    if record.imported is None:
+        return ""
+    reached = record.progress.get("imported_accuracy")
+    return f"imported from {record.imported}, which reached {markup.number(reached)} %"
 
 
 def _gentler(record: CellRecord) -> str:

@@ -9,6 +9,8 @@ from analysis.records import CellRecord
 from orchestrator.storage.store import CellState, StoredCell
 from reduction import METHODS, has_fixed_budget
 
+LOST = "its weights were damaged and have to be imported again"
+
 
 def record_of(stored: StoredCell) -> CellRecord:
     """Return identity, state and metrics of a stored cell."""
@@ -17,6 +19,8 @@ def record_of(stored: StoredCell) -> CellRecord:
     report = stored.last_report()
     whole = state is not CellState.DAMAGED
     result = (stored.result() if whole else None) or {}
+    run = stored.imported() if cell.imported else None
+    metrics, note = _known(stored, state, run)
     return CellRecord(
         cell_id=cell.id,
         dataset=cell.dataset,
@@ -28,17 +32,19 @@ def record_of(stored: StoredCell) -> CellRecord:
         seed=cell.seed,
         meets_every_rate=not has_fixed_budget(cell.method, cell.options),
         state=str(state),
-        metrics=(stored.evaluation() or {}) if state is CellState.DONE else {},
+        metrics=metrics,
         error=stored.reason() if state is CellState.FAILED else None,
         series=cell.series,
         options=json.dumps(cell.options, sort_keys=True) if cell.options else None,
         imported=cell.imported,
+        note=note,
         progress={
-            "epoch": report.get("epoch", 0),
+            "epoch": report.get("epoch", 0) if run is None else None,
             "epochs": cell.recipe.epochs,
             "not_finite": len(stored.attempts()) if whole else None,
             "gentler": stored.gentler(),
             **{name: result.get(name) for name in ("train_seconds", "data_wait")},
+            "imported_accuracy": run and run["max_accuracy"],
         },
     )
 
@@ -56,6 +62,16 @@ def variant(method: str, options: Mapping[str, Any]) -> str:
 
 def _plain(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
+
+
+def _known(
+    stored: StoredCell, state: CellState, run: Mapping[str, Any] | None
+) -> tuple[dict[str, Any], str | None]:
+    """Return a cell's metrics, and a note on them: what a run tells, where that is all there is."""
+    if state is CellState.RECORDED and run is not None:
+        metrics = {"metric": run["metric"], "accuracy": run["max_accuracy"]}
+        return metrics, f"accuracy as in W&B, not evaluated here: {run['missing'] or LOST}"
+    return (stored.evaluation() or {}) if state is CellState.DONE else {}, None
 
 
 def records_at_all_rates(stored: StoredCell) -> list[CellRecord]:

@@ -44,12 +44,14 @@ def tables_are_current(store: Store, cells: Sequence[StoredCell]) -> bool:
 
 
 def fingerprint(cells: Sequence[StoredCell]) -> dict[str, str]:
-    """Return what tables and report depend on: each cell's state, or its evaluation if done."""
-    return {
-        cell.id: cell.evaluation_digest() if state is CellState.DONE else str(state)
-        for cell in cells
-        for state in [cell.state()]
-    }
+    """Return what tables and report depend on: each cell's state, or what is known of it."""
+    return {cell.id: _known(cell, cell.state()) for cell in cells}
+
+
+def _known(cell: StoredCell, state: CellState) -> str:
+    if state is CellState.DONE:
+        return cell.evaluation_digest()
+    return f"{state} {cell.imported()}" if state is CellState.RECORDED else str(state)
 
 
 def publish_tables(

@@ -20,7 +20,7 @@ KINDS = {
     "states": r"cells/[^/]+/last/state-\d+\.(pt|json)",
     "artifacts": r"cells/[^/]+/(at-r[^/]+/)?(patterns\.npz|features\.npz|predictions\.parquet)",
     "records": (
-        r"cells/[^/]+/((cell|result|attempts|memory|eval)\.json|at-r[^/]+/eval\.json|error\.txt)"
+        r"cells/[^/]+/((cell|import|result|attempts|memory|eval)\.json|at-r[^/]+/eval\.json|error\.txt)"
         r"|study\.yaml|(verified|status)\.json|driver\.(lock|lease)"
     ),
     "logs": (

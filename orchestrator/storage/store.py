@@ -9,7 +9,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -31,9 +31,12 @@ from trainables.files import (
     read_sealed_json,
     remove_file,
     write_atomic,
+    write_sealed_json,
 )
 from trainables.gentler import changes_after
 from trainables.store_path import StorePath
+
+IMPORT = "import.json"
 
 _COLORS = re.compile(r"\x1b\[[0-9;]*m")
 """Ray colours the traces of its tasks."""
@@ -46,6 +49,8 @@ class CellState(StrEnum):
     INTERRUPTED = "interrupted"
     """Training has begun and can go on from a saved state."""
     TRAINED = "trained"
+    RECORDED = "recorded"
+    """Imported without weights: what it reached is known, and there is nothing to evaluate."""
     DONE = "done"
     FAILED = "failed"
     DAMAGED = "damaged"
@@ -112,12 +117,32 @@ class Store:
         """Return the ids of all cells that have a folder, sorted."""
         return sorted(path.parent.name for path in self.path.glob("cells/*/cell.json"))
 
+    def imported_cells(self) -> list[Cell]:
+        """Return the cells that were imported into this study, sorted by id.
+
+        Raises:
+            UserError: The record of one is damaged.
+        """
+        try:
+            found = sorted(path.parent.name for path in self.path.glob(f"cells/*/{IMPORT}"))
+            return [self.cell(name).cell() for name in found if self.cell(name).imported()]
+        except DamagedFileError as error:
+            raise UserError(f"{error}; import it again, which mends it") from error
+
+    def list_cells(self, cell_ids: Iterable[str]) -> None:
+        """Have `study.yaml` list further cells."""
+        document = self.read_study()
+        document["cells"] = list(dict.fromkeys([*document["cells"], *cell_ids]))
+        self._write(document)
+
     def create(self, document: Mapping[str, Any], cells: Sequence[Cell]) -> None:
         """Write `study.yaml`, which lists the cells, and every cell's `cell.json`."""
-        document = {**document, "cells": [cell.id for cell in cells]}
-        text = yaml.dump(document, Dumper=yaml.CSafeDumper, sort_keys=False)
         for cell in cells:
             self.cell(cell.id).describe(cell)
+        self._write({**document, "cells": [cell.id for cell in cells]})
+
+    def _write(self, document: Mapping[str, Any]) -> None:
+        text = yaml.dump(dict(document), Dumper=yaml.CSafeDumper, sort_keys=False)
         write_atomic(self.path / "study.yaml", text.encode())
 
     def read_study(self) -> dict[str, Any]:
@@ -172,6 +197,8 @@ class StoredCell(CellFolder):
             return CellState.FAILED
         if trained:
             return CellState.TRAINED
+        if (self.path / IMPORT).exists():
+            return CellState.RECORDED
         return CellState.INTERRUPTED if any(self.path.glob("last/*")) else CellState.PENDING
 
     def is_trained(self) -> bool:
@@ -180,6 +207,18 @@ class StoredCell(CellFolder):
             return self.result() is not None
         except DamagedFileError:
             return False
+
+    def imported(self) -> dict[str, Any] | None:
+        """Return what is known of the W&B run that the cell is from, None if it is from none.
+
+        Raises:
+            DamagedFileError: The record is damaged.
+        """
+        return read_sealed_json(self.path / IMPORT)
+
+    def write_import(self, record: dict[str, Any]) -> None:
+        """Record the W&B run that the cell is from, as `published_runs.Run` knows it."""
+        write_sealed_json(self.path / IMPORT, record)
 
     def result(self) -> dict[str, Any] | None:
         """Return `result.json`, None while the cell is not trained."""

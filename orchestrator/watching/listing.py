@@ -153,7 +153,10 @@ def _hours(macs: Mapping[str, float], cells: Sequence[Cell], calibrated: Rates) 
 
 
 def _reached(cell: StoredCell, best_accuracy: float | None) -> str:
-    metrics = cell.evaluation() if cell.state() is CellState.DONE else None
+    state = cell.state()
+    if state is CellState.RECORDED and (run := cell.imported()):
+        return f"{run['metric']} {run['max_accuracy']:.2f} % in W&B"
+    metrics = cell.evaluation() if state is CellState.DONE else None
     if metrics is not None:
         return f"{metrics['metric']} {metrics['accuracy']:.2f} %"
     return f"{best_accuracy:.2f} %" if best_accuracy is not None else ""

@@ -21,6 +21,7 @@ class Activity(StrEnum):
 STATES = (
     *(CellState.DONE, CellState.FAILED, CellState.DAMAGED, Activity.RUNNING, Activity.EVALUATING),
     *(Activity.WAITING, CellState.PENDING, CellState.INTERRUPTED, CellState.TRAINED),
+    CellState.RECORDED,
 )
 """All that is counted, in the order in which it is told."""
 
