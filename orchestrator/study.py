@@ -25,6 +25,7 @@ from reduction import METHODS
 from trainables.cell import Cell
 from trainables.data import DATASETS
 from trainables.recipe import Recipe
+from trainables.store_path import StorePath, store_path
 
 RECORDED = {"cells", "versions", "git_commit"}
 """What the store's record of a study, which may be given as the study, has beside it."""
@@ -134,7 +135,8 @@ def load_study(name_or_file: str, settings: Sequence[str] = ()) -> Study:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     if not isinstance(document, dict):
         raise UserError(f"{path} must hold a mapping with the keys {_keys(Study)}")
-    if set(document) >= RECORDED:
+    recorded = set(document) >= RECORDED
+    if recorded:
         document = {name: value for name, value in document.items() if name in Study.model_fields}
     for setting in settings:
         _apply(document, setting)
@@ -142,6 +144,8 @@ def load_study(name_or_file: str, settings: Sequence[str] = ()) -> Study:
         study = Study.model_validate(document)
     except ValidationError as error:
         raise UserError(describe(error, str(path))) from error
+    if not (study.grids or recorded):  # A record may be about imported cells alone.
+        raise UserError(f"{path}: `grids` is []: must have at least one grid")
     return study
 
 
@@ -281,9 +285,12 @@ def _recipe(study: Study, name: str, identity: dict[str, Any]) -> Recipe:
         raise UserError(describe(error, f"{study.name}: recipes.{name}")) from error
 
 
-def _find(name_or_file: str) -> Path:
+def _find(name_or_file: str) -> StorePath:
     if name_or_file.endswith((".yaml", ".yml")) or "/" in name_or_file:
-        path = Path(name_or_file)
+        try:
+            path = store_path(name_or_file)
+        except ValueError as error:
+            raise UserError(f"--study: {error}") from error
         if not path.is_file():
             raise UserError(f"there is no study file {path}")
         return path

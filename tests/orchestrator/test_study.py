@@ -6,6 +6,7 @@ import yaml
 from orchestrator.errors import UserError
 from orchestrator.study import SHIPPED, added_teachers, expand, load_study
 from trainables.cell import Cell
+from trainables.files import write_atomic
 
 MINIMAL = {
     "name": "minimal",
@@ -264,3 +265,13 @@ def test_a_baseline_on_another_host_is_refused_as_teacher(write):
     study = load_study(write(grids=[grid(method=["dynamicvit"])], recipes=recipes))
     with pytest.raises(UserError, match=r"image_size of the teacher \S+ is 64, but must be that"):
         expand(study)
+
+
+def test_the_record_that_a_store_keeps_of_a_study_will_do(write, store_folder):
+    study = load_study(write())
+    record = {"versions": {}, "git_commit": None, "cells": ["some-cell"]}
+    path = store_folder / "study.yaml"
+    write_atomic(path, yaml.dump(study.model_dump(mode="json") | record).encode())
+    assert load_study(str(path)) == study
+    write_atomic(path, yaml.dump({"name": "imported", "grids": []} | record).encode())
+    assert expand(load_study(str(path))) == []
