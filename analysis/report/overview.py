@@ -123,7 +123,8 @@ def _row(record: CellRecord) -> list[str]:
     metrics, progress = record.metrics, record.progress
     left = metrics.get("tokens") or {}
     tokens = " · ".join(f"{left[str(b)]:.3g}" for b in record.stages if str(b) in left)
-    epoch = f"{progress['epoch']}/{progress['epochs']}" if "epoch" in progress else markup.MISSING
+    known = progress.get("epoch") is not None
+    epoch = f"{progress['epoch']}/{progress['epochs']}" if known else markup.MISSING
     parameters = metrics.get("parameters")
     return [
         escape(record.method),
@@ -145,7 +146,8 @@ def _row(record: CellRecord) -> list[str]:
 
 def _state(record: CellRecord) -> str:
     state = escape(record.state)
-    notes = "; ".join(filter(None, (record.error, _gentler(record))))
+    told = (record.error, record.note, _gentler(record), _imported(record))
+    notes = "; ".join(filter(None, told))
     note = f'<div class="note">{escape(notes)}</div>' if notes else ""
     return f'<span class="state {state}">{state}</span>{note}'
 
