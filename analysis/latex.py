@@ -137,7 +137,7 @@ def _labels(rows: pd.DataFrame) -> list[str]:
 
 
 def _label(row: Row) -> str:
-    return row["method"] + (", imported" if row["imported"] else "")
+    return f"{row['method']}, imported" if row["imported"] else str(row["method"])
 
 
 def _accuracy(row: Row) -> str:

@@ -19,7 +19,7 @@ CELL = CellRecord(
 
 
 def cell(method, rate, accuracy, seed=0, **others):
-    series = f"{method}-{rate}-{others.get('options')}-{others.get('imported')}-0a1b2c3d"
+    series = f"{method}-{rate}-{others.get('imported')}-0a1b2c3d"
     metrics = {"metric": "top1", "accuracy": accuracy} if accuracy is not None else {}
     record = replace(CELL, method=method, keep_rate=rate, seed=seed, metrics=metrics)
     return replace(record, cell_id=f"{series}-s{seed}", **{"series": series} | others)
@@ -67,7 +67,7 @@ def test_several_seeds_are_mean_and_sample_deviation():
     assert r"sample standard deviation over 3 seeds" in text["accuracy-nabirds-small"]
 
 
-def test_what_only_its_options_or_origin_tell_apart_has_rows_of_its_own():
+def test_what_only_its_recipe_or_origin_tells_apart_has_rows_of_its_own():
     text = made(
         cell("kmedoids", 0.5, 70.0),
         cell("kmedoids equal_weight=true", 0.5, 69.0, options='{"equal_weight": true}'),
