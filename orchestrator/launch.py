@@ -8,7 +8,7 @@ from functools import partial
 import ray
 
 from orchestrator.cluster.connection import Cluster, connected
-from orchestrator.cluster.head_watch import head_watched
+from orchestrator.cluster.ray_watch import ray_watched
 from orchestrator.cluster.lane import Lane
 from orchestrator.cluster.nodes import Nodes
 from orchestrator.command import command_line
@@ -59,7 +59,7 @@ class Launch:
         with (
             tracked(self.progress, selection.store, selection.study.name),
             connected(address, verbose=options.verbose, dashboard=options.dashboard) as cluster,
-            head_watched(lambda: self._head_lost(cluster)),
+            ray_watched(lambda part: self._ray_lost(part, address)),
             self._watched(),
         ):
             self.interrupts.listen()
@@ -91,11 +91,12 @@ class Launch:
                 return self._compare(cluster)
         return True
 
-    def _head_lost(self, cluster: Cluster) -> None:
+    def _ray_lost(self, part: str, address: str | None) -> None:
         self.progress.stop()
+        where = f"the Ray cluster at {address}" if address else "the Ray on this machine"
+        then = "Once there is one again, resume" if address else "Resume"
         self.progress.note(
-            f"lost the head of {cluster.where}; everything is saved. "
-            f"Once there is one again, resume with: {command_line()}"
+            f"lost the {part} of {where}; everything is saved. {then} with: {command_line()}"
         )
 
     @contextmanager

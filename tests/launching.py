@@ -7,6 +7,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,9 @@ from orchestrator.storage.store import CellState, Store
 FULL_GRID = Path(__file__).parents[1] / "experiments" / "full_grid.py"
 PATIENCE = 400.0
 """Seconds that a test waits for anything: many times what a busy machine takes."""
+
+LISTENING = "0A"
+"""State of a socket in `/proc/net/tcp`."""
 
 TRAINERS = r"FinetuneTrainable|\S+\.train"
 """How the titles of processes go on that train cells: idle, and within a step of a cell."""
@@ -197,6 +202,36 @@ def training_processes(root: int, actor: str = TRAINERS) -> list[int]:
     title = re.compile(f"ray::({actor})".encode())
     trainables = {process for process, words in titles.items() if title.match(words)}
     return [p for p in trainables if is_below(p) and parents[p] not in trainables]
+
+
+def listening(root: int) -> dict[IPv4Address | IPv6Address, set[str]]:
+    """Return the addresses at which a process and all below it listen, with their titles."""
+    parents, titles = processes()
+    sockets: dict[str, int] = {}
+    new = {root}
+    while new:
+        for process in new:
+            with suppress(OSError):  # It has ended.
+                for link in Path(f"/proc/{process}/fd").iterdir():
+                    with suppress(OSError):
+                        sockets[os.readlink(link)] = process
+        new = {process for process, parent in parents.items() if parent in new}
+    found: dict[IPv4Address | IPv6Address, set[str]] = {}
+    for table in ("tcp", "tcp6"):
+        for line in Path("/proc/net", table).read_text().splitlines()[1:]:
+            _, local, _, state, *_, inode = line.split()[:10]
+            process = sockets.get(f"socket:[{inode}]")
+            if state == LISTENING and process:
+                title = titles.get(process, b"").replace(b"\0", b" ").decode()
+                found.setdefault(_address(local.partition(":")[0]), set()).add(title)
+    return found
+
+
+def _address(hexadecimal: str) -> IPv4Address | IPv6Address:
+    """Return the address that the kernel shows as words in this machine's byte order."""
+    words = (hexadecimal[i : i + 8] for i in range(0, len(hexadecimal), 8))
+    address = ip_address(b"".join(bytes.fromhex(word)[::-1] for word in words))
+    return getattr(address, "ipv4_mapped", None) or address
 
 
 def children(of: Iterable[int]) -> list[int]:

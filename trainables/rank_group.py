@@ -1,6 +1,10 @@
 """A cell's ranks as Ray actors, one to a bundle of the trial's own placement group."""
 
+import os
+import socket
+import sys
 from contextlib import ExitStack
+from ipaddress import ip_address
 from typing import Any
 
 import ray
@@ -15,6 +19,9 @@ from trainables.ranks import PATIENCE, joined
 
 SECONDS_TO_NOTICE_A_DEATH = 5.0
 """Ranks that lose the connection to a dead one complain before Ray notices the death."""
+
+LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"
+"""Name of the interface that no other machine reaches."""
 
 
 class RankDiedError(RuntimeError):
@@ -43,14 +50,27 @@ class Rank:
     def open(self) -> tuple[str, int]:
         """Open the place where the ranks meet, in rank 0; return its host and port."""
         host, size = ray.util.get_node_ip_address(), self._config["workers"]
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        # By itself the store would listen on all interfaces.
+        listening = socket.create_server((host, 0), family=family)
+        port = listening.getsockname()[1]
         self._store = TCPStore(
-            host, 0, size, is_master=True, wait_for_workers=False, timeout=PATIENCE
+            host,
+            port,
+            size,
+            is_master=True,
+            wait_for_workers=False,
+            timeout=PATIENCE,
+            master_listen_fd=listening.detach(),
         )
-        return host, self._store.port
+        return host, port
 
     def join(self, host: str, port: int) -> None:
         """Meet the others and get ready to train."""
         size = self._config["workers"]
+        if ip_address(host).is_loopback:
+            for library in ("GLOO", "NCCL"):  # These go by the name of the machine.
+                os.environ.setdefault(f"{library}_SOCKET_IFNAME", LOOPBACK)
         if self._rank > 0:
             self._store = TCPStore(host, port, size, timeout=PATIENCE)
         device = device_for(self._config["gpu"])

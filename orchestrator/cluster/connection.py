@@ -48,10 +48,12 @@ class Cluster:
 def connected(address: str | None, *, verbose: bool, dashboard: bool = False) -> Iterator[Cluster]:
     """Connect to the Ray that `prepare_ray` chose, and let go of it at the end.
 
+    A Ray that is started here can be reached from this machine alone.
+
     Args:
         address: The cluster's, or None to start Ray in this process.
         verbose: Let Ray's own messages through.
-        dashboard: Start Ray's dashboard, too, on this machine alone; a cluster has its own.
+        dashboard: Start Ray's dashboard, too; a cluster has its own.
 
     Raises:
         UserError: The cluster refuses.
@@ -63,6 +65,7 @@ def connected(address: str | None, *, verbose: bool, dashboard: bool = False) ->
         if address:
             context = _join(address, quiet)
         else:
+            _stay_on_loopback()
             context = ray.init(
                 address="local",
                 include_dashboard=dashboard,
@@ -110,6 +113,15 @@ def _metrics_address() -> str | None:
     here = ray.get_runtime_context().get_node_id()
     node = next((node for node in ray.nodes() if node["NodeID"] == here), None)
     return node and f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
+
+
+def _stay_on_loopback() -> None:
+    """Have a Ray that is started in this process listen on 127.0.0.1 alone.
+
+    Its processes listen on all interfaces unless that is the address of their node, and `ray.init`
+    takes no loopback address. Ray itself does this where it supports no clusters.
+    """
+    ray._private.ray_constants.ENABLE_RAY_CLUSTER = False
 
 
 def _silence(*, verbose: bool) -> None:

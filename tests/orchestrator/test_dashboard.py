@@ -10,7 +10,7 @@ import urllib.error
 import urllib.request
 
 import pytest
-from launching import STUDY, Launch
+from launching import STUDY, Launch, listening
 from prometheus_client.parser import text_string_to_metric_families
 
 from orchestrator.watching.listing import read_status
@@ -85,6 +85,16 @@ def test_the_dashboard_answers_on_loopback_with_the_token_only(launch):
     assert launch.told("Ray's dashboard:").startswith("http://127.0.0.1:")
     with pytest.raises(urllib.error.HTTPError, match="401"):
         launch.ask("/logical/actors", token=None)
+
+
+def test_nothing_of_a_launch_can_be_reached_from_elsewhere(launch):
+    launch.told("metrics for Prometheus:")
+    launch.find(lambda: [c for c in read_status(launch.store).running if c.loss])
+    found = listening(launch.process.pid)
+    titles = " ".join(title for titles in found.values() for title in titles)
+    for part in ("raylet", "gcs_server", "dashboard", "Agent", "digits-topk"):
+        assert part in titles
+    assert [address for address in found if not address.is_loopback] == []
 
 
 def test_status_tells_from_elsewhere_what_runs(launch):

@@ -14,6 +14,7 @@ from launching import (
     assert_gone,
     assert_resumed,
     assert_tidy,
+    listening,
     training_processes,
 )
 
@@ -209,6 +210,7 @@ def test_a_killed_worker_of_several_costs_nothing(tmp_path):
     launch.wait_for_reports(1)
     workers = training_processes(launch.process.pid, "Rank")
     assert len(workers) == 2
+    assert [where for where in listening(launch.process.pid) if not where.is_loopback] == []
     os.kill(workers[-1], signal.SIGKILL)
     launch.end(0)
     assert launch.weights() == undisturbed.weights()
