@@ -8,9 +8,9 @@ from functools import partial
 import ray
 
 from orchestrator.cluster.connection import Cluster, connected
-from orchestrator.cluster.ray_watch import ray_watched
 from orchestrator.cluster.lane import Lane
 from orchestrator.cluster.nodes import Nodes
+from orchestrator.cluster.ray_watch import ray_watched
 from orchestrator.command import command_line
 from orchestrator.data.datasets import dataset_root
 from orchestrator.interrupts import Interrupts

@@ -10,7 +10,7 @@ from itertools import count
 
 import pytest
 
-from trainables.store_path import ObjectPath
+from trainables.store_path import ObjectPath, store_path
 
 SECRET = "secret-that-must-not-be-written-anywhere"
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "AKIATOKENSWEEPTESTS", "AWS_SECRET_ACCESS_KEY": SECRET}
@@ -80,4 +80,6 @@ def s3_folder(s3_server):
 @pytest.fixture(params=["folder", "s3"])
 def store_folder(request, tmp_path):
     """Return an empty place of each kind."""
-    return tmp_path if request.param == "folder" else request.getfixturevalue("s3_folder")
+    if request.param == "folder":
+        return store_path(str(tmp_path))
+    return request.getfixturevalue("s3_folder")

@@ -128,6 +128,11 @@ class Launch:
         """Return the processes that train cells on a Ray of this launch's own."""
         return training_processes(self.process.pid)
 
+    def named(self, program: str) -> list[int]:
+        """Return the processes of a program that the launch has started itself."""
+        _, titles = processes()
+        return [p for p in children([self.process.pid]) if runs(titles.get(p, b""), program)]
+
     def log(self, cells: str = "*") -> list[str]:
         """Return the lines of the logs of all cells of a glob."""
         logs = self.store.path.glob(f"cells/{cells}/log.jsonl")
@@ -202,6 +207,11 @@ def training_processes(root: int, actor: str = TRAINERS) -> list[int]:
     title = re.compile(f"ray::({actor})".encode())
     trainables = {process for process, words in titles.items() if title.match(words)}
     return [p for p in trainables if is_below(p) and parents[p] not in trainables]
+
+
+def runs(title: bytes, program: str) -> bool:
+    """Tell whether a process with this title runs a program."""
+    return title.split(b"\0")[0].endswith(program.encode())
 
 
 def listening(root: int) -> dict[IPv4Address | IPv6Address, set[str]]:

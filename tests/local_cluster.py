@@ -20,6 +20,7 @@ from launching import (
     Launch,
     children,
     processes,
+    runs,
     training_processes,
     wait_until,
 )
@@ -88,7 +89,7 @@ class Node:
     def _named(self, program: str) -> list[int]:
         _, titles = processes()
         started = children([self.process.pid])
-        return [p for p in started if titles.get(p, b"").split(b"\0")[0].endswith(program.encode())]
+        return [p for p in started if runs(titles.get(p, b""), program)]
 
     def _everything(self) -> list[int]:
         found, new = set(), {self.process.pid}

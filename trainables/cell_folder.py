@@ -24,10 +24,8 @@ from trainables.files import (
     DamagedFileError,
     append_line,
     digest,
-    read_bytes,
     read_checked,
     read_sealed_json,
-    remove_file,
     remove_tree,
     write_atomic,
     write_sealed_json,
@@ -52,7 +50,7 @@ class CellFolder:
         """
         path = self.path / "cell.json"
         try:
-            return Cell.model_validate_json(read_bytes(path))
+            return Cell.model_validate_json(path.read_bytes())
         except (FileNotFoundError, ValidationError) as error:
             raise DamagedFileError(path, "it is missing or holds no cell") from error
 
@@ -153,11 +151,11 @@ class CellFolder:
 
     def discard_training(self) -> None:
         """Remove all that training has made, the declaration that it is finished first."""
-        remove_file(self.path / "result.json")
+        (self.path / "result.json").unlink(missing_ok=True)
         for name in ("last", "best"):
             remove_tree(self.path / name)
         # Last: a state must never outlive the record of how gently it was trained.
-        remove_file(self.path / "attempts.json")
+        (self.path / "attempts.json").unlink(missing_ok=True)
 
     def _steps(self) -> list[str]:
         return sorted((path.stem for path in self.path.glob("last/state-*.pt")), reverse=True)
@@ -171,8 +169,8 @@ class CellFolder:
         return self.path / "last" / f"{step}.pt", record["sha256"]
 
     def _remove_state(self, step: str) -> None:
-        remove_file(self.path / "last" / f"{step}.json")
-        remove_file(self.path / "last" / f"{step}.pt")
+        (self.path / "last" / f"{step}.json").unlink(missing_ok=True)
+        (self.path / "last" / f"{step}.pt").unlink(missing_ok=True)
 
 
 def _record(path: StorePath) -> dict[str, Any]:

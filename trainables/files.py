@@ -1,6 +1,6 @@
 """Files that readers see whole or not at all, and that tell when they are damaged.
 
-What fails is tried again where there is `trainables.patience`.
+What fails is tried again where there is `trainables.patience`; paths see to what only reads.
 """
 
 import hashlib
@@ -84,20 +84,6 @@ def remove_tree(path: StorePath) -> None:
             patiently(lambda: shutil.rmtree(cast(Path, path)), path)
 
 
-def remove_file(path: StorePath) -> None:
-    """Remove a file, if there is one."""
-    patiently(lambda: path.unlink(missing_ok=True), path)
-
-
-def read_bytes(path: StorePath) -> bytes:
-    """Return the content of a file.
-
-    Raises:
-        FileNotFoundError: It is missing.
-    """
-    return patiently(path.read_bytes, path)
-
-
 def write_sealed_json(path: StorePath, payload: dict[str, Any]) -> None:
     """Write `payload` as indented JSON with a `seal` over its content."""
     sealed = payload | {"seal": _seal(payload)}
@@ -111,7 +97,7 @@ def read_sealed_json(path: StorePath) -> dict[str, Any] | None:
         DamagedFileError: The file is torn, or its content does not match its seal.
     """
     try:
-        payload = json.loads(read_bytes(path))
+        payload = json.loads(path.read_bytes())
     except FileNotFoundError:
         return None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -128,7 +114,7 @@ def read_checked(path: StorePath, expected_digest: str) -> bytes:
         DamagedFileError: The file is missing or its SHA-256 is not `expected_digest`.
     """
     try:
-        data = read_bytes(path)
+        data = path.read_bytes()
     except FileNotFoundError as error:
         raise DamagedFileError(path, "it is missing") from error
     if digest(data) != expected_digest:
@@ -144,7 +130,7 @@ def stamp(path: StorePath) -> Stamp:
     """
     if isinstance(path, ObjectPath):
         return [*path.size_and_time(), 0]
-    status = cast(Path, path).stat()
+    status = patiently(cast(Path, path).stat, path)
     return [status.st_size, status.st_mtime_ns, status.st_ino]
 
 

@@ -10,19 +10,22 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from functools import lru_cache
-from pathlib import Path, PurePosixPath
+from functools import lru_cache, partial
+from pathlib import PurePosixPath
 from typing import Any, Protocol, Self, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from pyarrow.fs import FileInfo, FileSelector, FileSystem, FileType
 
+from trainables.folder_path import FolderPath
 from trainables.patience import patiently
 
 T = TypeVar("T")
 
-OPTIONS = {"s3": "?allow_delayed_open=true"}
-"""Of each scheme's file system. On S3 a file of up to 5 MB is then one request, not three."""
+IN_ONE_REQUEST = {"s3": "?allow_delayed_open=true"}
+"""What to add to each scheme's URI, so that a small file is written in one request, not three."""
+SMALL_BYTES = 5 * 2**20
+"""Least size of a part, on S3, hence of what is written in parts."""
 
 
 class StorePath(Protocol):
@@ -109,12 +112,11 @@ class ObjectPath:
 
     def _ask(self, request: Callable[[FileSystem, str], T]) -> T:
         """Return what the store answers, given its file system and the path in that."""
+        return patiently(lambda: self._ask_once(request), self)
 
-        def asked() -> T:
-            filesystem, bucket = _opened(self._root)
-            return request(filesystem, f"{bucket}/{self._key}" if self._key else bucket)
-
-        return patiently(asked, self)
+    def _ask_once(self, request: Callable[[FileSystem, str], T], options: str = "") -> T:
+        filesystem, bucket = _opened(self._root, options)
+        return request(filesystem, f"{bucket}/{self._key}" if self._key else bucket)
 
     @property
     def name(self) -> str:
@@ -182,7 +184,11 @@ class ObjectPath:
 
     def write_bytes(self, data: bytes) -> int:
         """Replace the file; others see the old content until all of the new is there."""
-        return self._ask(lambda filesystem, place: _write(filesystem, place, data))
+        # Of larger files the upload has to be opened first: the stream of one that could not be
+        # opened later would still publish, as it is closed, an empty file.
+        small = IN_ONE_REQUEST.get(self.uri.partition("://")[0], "")
+        options = small if len(data) < SMALL_BYTES else ""
+        return patiently(lambda: self._ask_once(partial(_write, data), options), self)
 
     def unlink(self, missing_ok: bool = False) -> None:
         """Remove the file."""
@@ -235,7 +241,7 @@ def store_path(text: str) -> StorePath:
         ValueError: The URI is not one of those, or holds more than scheme, bucket and key.
     """
     if "://" not in text:
-        return Path(text)
+        return FolderPath(text)
     parts = urlsplit(text)
     if "@" in parts.netloc:  # Not repeated in the error: it may hold a secret.
         raise ValueError(
@@ -247,7 +253,7 @@ def store_path(text: str) -> StorePath:
             "give options such as the endpoint in the environment instead"
         )
     if parts.scheme == "file":
-        return Path(unquote(parts.path))
+        return FolderPath(unquote(parts.path))
     return _object_path(text)
 
 
@@ -267,14 +273,13 @@ def _read(filesystem: FileSystem, place: str) -> bytes:
         return bytes(stream.read())
 
 
-def _write(filesystem: FileSystem, place: str, data: bytes) -> int:
+def _write(data: bytes, filesystem: FileSystem, place: str) -> int:
     with filesystem.open_output_stream(place) as stream:
         return int(stream.write(data))
 
 
 @lru_cache
-def _opened(root: str) -> tuple[FileSystem, str]:
+def _opened(root: str, options: str) -> tuple[FileSystem, str]:
     """Open a bucket with what the environment says, once a process; return it and its place."""
-    scheme = root.partition("://")[0]
-    filesystem, bucket = FileSystem.from_uri(root + OPTIONS.get(scheme, ""))
+    filesystem, bucket = FileSystem.from_uri(root + options)
     return filesystem, bucket.rstrip("/")

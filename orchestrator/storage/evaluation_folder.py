@@ -10,10 +10,8 @@ from trainables.files import (
     Check,
     DamagedFileError,
     digest,
-    read_bytes,
     read_checked,
     read_sealed_json,
-    remove_file,
     share_file,
     write_atomic,
     write_sealed_json,
@@ -39,7 +37,7 @@ class EvaluationFolder:
 
     def digest(self) -> str:
         """Return what identifies this evaluation's metrics and artifacts."""
-        return digest(read_bytes(self.path / "eval.json"))
+        return digest((self.path / "eval.json").read_bytes())
 
     def write(
         self,
@@ -98,7 +96,7 @@ class EvaluationFolder:
     def discard(self) -> None:
         """Remove all that the evaluation has made, the record that vouches for it first."""
         for name in ("eval.json", *ARTIFACTS):
-            remove_file(self.path / name)
+            (self.path / name).unlink(missing_ok=True)
 
     def _digests(self) -> dict[str, str]:
         record = read_sealed_json(self.path / "eval.json")

@@ -29,7 +29,6 @@ from trainables.files import (
     digest,
     read_checked,
     read_sealed_json,
-    remove_file,
     write_atomic,
     write_sealed_json,
 )
@@ -286,7 +285,7 @@ class StoredCell(CellFolder):
 
     def clear_error(self) -> None:
         """Give the cell another chance."""
-        remove_file(self.error_file)
+        self.error_file.unlink(missing_ok=True)
 
     def log(self) -> list[dict[str, Any]]:
         """Return the lines of `log.jsonl`; a torn last line is left out."""

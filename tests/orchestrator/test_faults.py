@@ -85,6 +85,21 @@ def test_a_killed_worker_is_replaced_within_the_launch(tmp_path, undisturbed):
     assert_tidy(launch)
 
 
+def test_without_its_raylet_a_launch_ends_and_says_how_to_go_on(tmp_path, undisturbed):
+    launch = Launch(tmp_path)
+    launch.wait_for_reports(5)
+    trainers = launch.trainers()
+    (raylet,) = launch.named("raylet")
+    os.kill(raylet, signal.SIGKILL)
+    launch.end(1)
+    *_, last_line = launch.console.splitlines()
+    lost = "lost the local raylet of the Ray on this machine; everything is saved. Resume with: "
+    assert last_line.startswith(lost)
+    assert_tidy(launch)
+    assert_gone(trainers)
+    assert_resumed(tmp_path, undisturbed, launch.results())
+
+
 def assert_saved(launch: Launch) -> None:
     """The launch has ended as after a signal: every cell that ran has saved its last step."""
     launch.end(130)

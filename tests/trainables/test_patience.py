@@ -3,6 +3,7 @@
 import errno
 import os
 import pickle
+import pydoc
 import subprocess
 import sys
 import threading
@@ -12,8 +13,9 @@ import pytest
 
 from trainables import files, patience
 from trainables.cell_folder import CellFolder
-from trainables.files import append_line, read_sealed_json, remove_tree, write_atomic
+from trainables.files import append_line, remove_tree, stamp, write_atomic
 from trainables.patience import StorageError, patiently
+from trainables.store_path import store_path
 
 TRANSIENT = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EROFS, errno.EACCES, errno.ENOSPC)
 
@@ -111,7 +113,7 @@ def test_a_write_that_finds_no_room_leaves_the_last_good_state_and_nothing_besid
     assert not list(tmp_path.glob("**/*.tmp"))
 
 
-def test_each_file_operation_is_patient(tmp_path, monkeypatch):
+def test_each_write_is_patient(tmp_path, monkeypatch):
     path = tmp_path / "a" / "file"
     with patience.patience(seconds=60):
         for name in ("_write_aside", "_append"):
@@ -120,15 +122,46 @@ def test_each_file_operation_is_patient(tmp_path, monkeypatch):
         write_atomic(path, b"x")
         append_line(path, "y")
         assert path.read_bytes() == b"xy\n"
-        failing = Failing(2)
-        monkeypatch.setattr(Path, "read_bytes", lambda self: (failing(), b"{}")[1])
-        with pytest.raises(files.DamagedFileError):
-            read_sealed_json(path)
-        assert failing.left == 0
         real, failing = files.shutil.rmtree, Failing(2)
         monkeypatch.setattr(files.shutil, "rmtree", lambda path: (failing(), real(path)))
         remove_tree(tmp_path / "a")
         assert not path.exists()
+
+
+LOOKS = {
+    "exists": ("os.stat", lambda folder: (folder / "file").exists(), True),
+    "is_file": ("os.stat", lambda folder: (folder / "file").is_file(), True),
+    "is_dir": ("os.stat", lambda folder: folder.is_dir(), True),
+    "glob": ("os.listdir", lambda folder: [path.name for path in folder.glob("*")], ["file"]),
+    "read_bytes": ("pathlib.Path.read_bytes", lambda folder: (folder / "file").read_bytes(), b"x"),
+    "read_text": ("pathlib.Path.read_bytes", lambda folder: (folder / "file").read_text(), "x"),
+    "unlink": ("os.unlink", lambda folder: (folder / "file").unlink(), None),
+    "stamp": ("pathlib.Path.stat", lambda folder: stamp(folder / "file")[0], 1),
+}
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.EACCES], ids=errno.errorcode.get)
+@pytest.mark.parametrize("look", LOOKS)
+def test_each_look_is_patient_and_takes_no_failure_for_an_answer(
+    tmp_path, monkeypatch, look, number
+):
+    system, ask, answer = LOOKS[look]
+    folder = store_path(str(tmp_path))
+    (folder / "file").write_text("x")
+    real, failing = pydoc.locate(system), Failing(2, number)
+
+    def fails_at_first(path, *arguments, **options):
+        if Path(os.fspath(path)).is_relative_to(folder):
+            failing()
+        return real(path, *arguments, **options)
+
+    monkeypatch.setattr(system, fails_at_first)
+    with pytest.raises(OSError, match=os.strerror(number)):
+        ask(folder)
+    assert failing.left == 1
+    with patience.patience(seconds=60):
+        assert ask(folder) == answer
+    assert failing.left == 0
 
 
 def test_a_server_that_is_away_for_a_while_costs_time_only(s3_folder, s3_server):

@@ -4,6 +4,7 @@ import pickle
 from pathlib import Path
 
 import pytest
+from refusing import Refusing
 
 from trainables.files import (
     DamagedFileError,
@@ -15,7 +16,7 @@ from trainables.files import (
     write_atomic,
     write_sealed_json,
 )
-from trainables.store_path import ObjectPath, store_path
+from trainables.store_path import ObjectPath, _opened, store_path
 
 BIG = bytes(range(256)) * 50_000
 """More than one part of an upload."""
@@ -35,6 +36,23 @@ def test_what_is_written_reads_back(store_folder, data):
         False,
         True,
     )
+
+
+@pytest.mark.parametrize("refused", [r"POST .*uploads", r"PUT .*partNumber=2", r"POST .*uploadId"])
+def test_an_upload_that_fails_leaves_what_was_there(s3_server, s3_folder, monkeypatch, refused):
+    """A request is refused once: as the upload begins, in its midst, as it ends."""
+    path = s3_folder / "model.safetensors"
+    write_atomic(path, b"old")
+    with Refusing(s3_server.endpoint, refused, times=1).serving() as endpoint:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+        _opened.cache_clear()
+        with pytest.raises(OSError, match="refused by a test"):
+            write_atomic(path, 2 * BIG)
+        assert path.read_bytes() == b"old"
+        assert [found.name for found in s3_folder.glob("*")] == [path.name]
+        write_atomic(path, 2 * BIG)
+        assert path.read_bytes() == 2 * BIG
+    _opened.cache_clear()
 
 
 def test_a_missing_file_is_missing(store_folder):
@@ -77,6 +95,9 @@ def test_lines_are_appended(store_folder):
         ("cells/a/last/state-*.pt", ["cells/a/last/state-1.pt"]),
         ("cells/c*/cell.json", []),
         ("study.yaml", ["study.yaml"]),
+        ("*/*/last/missing", []),
+        ("study.yaml/*", []),
+        ("missing/*", []),
     ],
 )
 def test_globs_find_files_and_folders(store_folder, pattern, found):
