@@ -1,6 +1,6 @@
 """The stages of a launch that need Ray: train, evaluate each cell as it is trained, compare."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,12 +13,14 @@ from orchestrator.cluster.nodes import Nodes
 from orchestrator.cluster.ray_watch import ray_watched
 from orchestrator.command import command_line
 from orchestrator.data.datasets import dataset_root
+from orchestrator.forecast import Forecast
 from orchestrator.interrupts import Interrupts
 from orchestrator.packing.calibrating import Calibrating, Calibrations
 from orchestrator.packing.sharing import Hardware, Reserved
 from orchestrator.results.comparing import ComparisonError, Driver, write_tables
 from orchestrator.results.tasks import evaluate_cell
 from orchestrator.selection import Options, Selection
+from orchestrator.storage.disk_need import DiskPeak
 from orchestrator.storage.store import CellState, StoredCell
 from orchestrator.storage.verified import Verified
 from orchestrator.tracking.following import tracked
@@ -46,8 +48,7 @@ class Launch:
     selection: Selection
     options: Options
     work: Work
-    macs: dict[str, float]
-    """Expected work of training each cell, by id."""
+    forecast: Forecast
     interrupts: Interrupts
     progress: Progress
     verified: Verified
@@ -68,6 +69,7 @@ class Launch:
                 self.progress.note(f"Ray's dashboard: {cluster.dashboard} {TOKEN_HINT}")
                 self.progress.note(f"metrics for Prometheus: {cluster.metrics}")
             reserved = self._reserved()
+            self._look_at_the_disk(cluster, reserved)
             if self.interrupts.requested:
                 return True
             gpu = max((share.gpu for share in reserved.values()), default=0.0)
@@ -103,6 +105,9 @@ class Launch:
     def _watched(self) -> Iterator[None]:
         """Let the progress know the cluster, and the store and Prometheus the progress."""
         nodes = self.progress.cluster = Nodes()
+        for cell in self.selection.selected:
+            if changes := self._stored(cell.id).gentler():
+                self.progress.train_gentler(cell.id, changes)
         keep = partial(keep_status, self.selection.store)
         self.progress.sinks = [
             Sink("the status", keep, STATUS_SECONDS),
@@ -126,14 +131,24 @@ class Launch:
             stopping=lambda: self.interrupts.requested,
         ).reserved([*self.work.train, *self.work.evaluate])
 
+    def _look_at_the_disk(self, cluster: Cluster, reserved: Mapping[str, Reserved]) -> None:
+        disk = self.forecast.disk
+        shares = [reserved[cell.id] for cell in self.work.train]
+        rooms = [cluster.room(each.cpu, each.gpu) // each.workers for each in shares]
+        peak = DiskPeak.of(
+            [disk[cell.id] for cell in self.work.train],
+            [disk[cell.id] for cell in self.work.evaluate],
+            at_once=min(max(rooms, default=0), self.options.max_concurrent or len(rooms)),
+        )
+        if shortage := peak.shortage(self.selection.store.path):
+            self.progress.note(shortage)
+
     def _train(self, cluster: Cluster, reserved: dict[str, Reserved]) -> None:
         store = self.selection.store
         on_gpu = any(share.gpu for share in reserved.values())
-        seconds = expected(self.selection, self.work.train, self.macs)
+        seconds = expected(self.selection, self.work.train, self.forecast.macs)
         # Where cells share a GPU, what they take of it counts.
-        self.progress.expect(
-            {cell: s * (reserved[cell].gpu or reserved[cell].cpu) for cell, s in seconds.items()}
-        )
+        self.progress.expect({cell: s * reserved[cell].share for cell, s in seconds.items()})
         failed = [cell.id for cell in self.work.train if _has_failed(store.cell(cell.id))]
         if self.options.retry_failed:
             for cell_id in failed:
@@ -143,7 +158,7 @@ class Launch:
             cluster=cluster,
             reserved=reserved,
             seconds=seconds,
-            macs=self.macs,
+            macs=self.forecast.macs,
             data=self.options.data,
             weights=self.options.weights,
             given_up_once=frozenset() if self.options.retry_failed else frozenset(failed),

@@ -11,7 +11,9 @@ import reduction
 from orchestrator.data.datasets import dataset_root, work_shown
 from orchestrator.data.host_check import check_hosts
 from orchestrator.errors import UserError
+from orchestrator.forecast import Forecast
 from orchestrator.selection import Options, Selection
+from orchestrator.storage.disk_need import DiskNeed
 from reduction.model import ReducedVisionTransformer
 from trainables.cell import Cell
 from trainables.data import open_dataset
@@ -22,16 +24,13 @@ from trainables.macs import training_macs_an_image
 from trainables.teacher import check_distillation
 
 
-def preflight(selection: Selection, options: Options, console: Console) -> dict[str, float]:
+def preflight(selection: Selection, options: Options, console: Console) -> Forecast:
     """Check weights, datasets and methods of all that is left to do.
 
     Args:
         selection: The cells.
         options: Where weights and datasets are.
         console: Where to show how far the reading of a dataset is.
-
-    Returns:
-        The multiply-accumulates that training each unfinished cell takes, by cell id.
 
     Raises:
         UserError: Weights or a dataset are missing or broken, or a method does not fit its host.
@@ -44,12 +43,12 @@ def preflight(selection: Selection, options: Options, console: Console) -> dict[
             name: _open(name, options.data, selection.store.datasets, progress) for name in names
         }
     with torch.device("meta"):  # Shapes alone: nothing is drawn and no memory used.
-        return training_macs(cells, datasets, options.weights)
+        return forecast(cells, datasets, options.weights)
 
 
-def training_macs(
+def forecast(
     cells: Sequence[Cell], datasets: Mapping[str, ImageDataset], weights: Path | None
-) -> dict[str, float]:
+) -> Forecast:
     """Fit every method to its host, without weights.
 
     Args:
@@ -57,21 +56,17 @@ def training_macs(
         datasets: The cells' datasets by name.
         weights: Folder of the hosts' pretrained weights, whose configurations say what they are.
 
-    Returns:
-        The multiply-accumulates that training each cell takes, by cell id; a teacher counts as
-        one unreduced host.
-
     Raises:
         UserError: A method does not fit its host.
     """
-    macs = {}
+    found = Forecast()
     # Reduced models share their host's weights: one host serves all methods and rates.
     hosts: dict[tuple[str, str], VisionTransformer] = {}
-    known: dict[str, float] = {}
+    known: dict[str, tuple[float, DiskNeed]] = {}
     for cell in cells:
         kind = cell.model_dump_json(exclude={"seed", "prerequisite"})  # A teacher has the seed.
         if kind in known:
-            macs[cell.id] = known[kind]
+            found.macs[cell.id], found.disk[cell.id] = known[kind]
             continue
         dataset = datasets[cell.dataset]
         try:
@@ -84,8 +79,10 @@ def training_macs(
         except (TypeError, ValueError, OSError) as error:
             raise UserError(f"cell {cell.id}: {error}") from error
         passes = cell.recipe.epochs * len(dataset.train)
-        macs[cell.id] = known[kind] = passes * training_macs_an_image(cell, host, model)
-    return macs
+        macs = passes * training_macs_an_image(cell, host, model)
+        known[kind] = macs, DiskNeed.of(cell, model, dataset)
+        found.macs[cell.id], found.disk[cell.id] = known[kind]
+    return found
 
 
 def _open(

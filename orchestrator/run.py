@@ -6,6 +6,7 @@ from rich.console import Console
 
 from orchestrator.cluster.ray_setup import prepare_ray
 from orchestrator.command import command_line
+from orchestrator.forecast import Forecast
 from orchestrator.interrupts import Interrupts
 from orchestrator.provenance import provenance
 from orchestrator.selection import Options, Selection, select, with_teachers
@@ -29,7 +30,7 @@ def run_study(options: Options, console: Console) -> int:
     """
     selection = select(options)
     store = selection.store
-    macs = _preflight(selection, options, console)
+    forecast = _preflight(selection, options, console)
     interrupts = Interrupts(store.stop_file)
     compared = True
     say = partial(_say, console)
@@ -39,7 +40,7 @@ def run_study(options: Options, console: Console) -> int:
         damaged = _repair(selection, verified, console)
         if _take_over(selection, options, verified, console) or damaged:
             selection = with_teachers(selection, options)
-            macs = _preflight(selection, options, console)
+            forecast = _preflight(selection, options, console)
         for note in selection.notes():
             say(note)
         states = {cell.id: selection.stored(cell).state() for cell in selection.selected}
@@ -47,13 +48,13 @@ def run_study(options: Options, console: Console) -> int:
             console,
             selection.study.name,
             states,
-            macs,
+            forecast.macs,
             driver=store.driver(),
             quiet=options.quiet,
         )
         try:
             with progress, patience(progress.note):
-                compared = _do_stages(selection, options, macs, interrupts, progress, verified)
+                compared = _do_stages(selection, options, forecast, interrupts, progress, verified)
         except KeyboardInterrupt:
             interrupts.requested = True
         verified.save()
@@ -64,7 +65,7 @@ def run_study(options: Options, console: Console) -> int:
 def _do_stages(
     selection: Selection,
     options: Options,
-    macs: dict[str, float],
+    forecast: Forecast,
     interrupts: Interrupts,
     progress: Progress,
     verified: Verified,
@@ -76,21 +77,21 @@ def _do_stages(
         address = prepare_ray(options.address)
         from orchestrator.launch import Launch  # Imports Ray, which a finished study needs not.
 
-        launch = Launch(selection, options, work, macs, interrupts, progress, verified)
+        launch = Launch(selection, options, work, forecast, interrupts, progress, verified)
         compared = launch.go(address)
     if "report" in options.stages and not interrupts.requested:
         refresh_report(selection, progress.note)
     return compared
 
 
-def _preflight(selection: Selection, options: Options, console: Console) -> dict[str, float]:
-    """Say now what would go wrong later; return the work of training each unfinished cell."""
+def _preflight(selection: Selection, options: Options, console: Console) -> Forecast:
+    """Say now what would go wrong later; return what each unfinished cell will take."""
     if not {"train", "evaluate"} & set(options.stages):
-        return {}
+        return Forecast()
     if "train" in options.stages:
         selection = left_for_this_study(selection)
     if not selection.unfinished():
-        return {}
+        return Forecast()
     from orchestrator.preflight import preflight  # Imports torch and timm.
 
     return preflight(selection, options, console)

@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 
 from experiments.benchmarks import results
-from orchestrator.preflight import training_macs
+from orchestrator.preflight import forecast
 from orchestrator.study import Study, expand, load_study
 from orchestrator.training.release import Config, ReleaseOrder, critical_paths
 from trainables.cell import Cell
@@ -138,7 +138,7 @@ def cells_and_work(study: Study) -> tuple[list[Cell], dict[str, float]]:
     }
     alike = {_shape(cell): cell for cell in cells}
     with torch.device("meta"):
-        macs = training_macs(list(alike.values()), datasets, None)
+        macs = forecast(list(alike.values()), datasets, None).macs
     an_image = {shape: macs[cell.id] / cell.recipe.epochs for shape, cell in alike.items()}
     return cells, {c.id: an_image[_shape(c)] * _images(c) / MACS_PER_SECOND for c in cells}
 

@@ -22,6 +22,11 @@ class Reserved:
     gpu: float
     workers: int
 
+    @property
+    def share(self) -> float:
+        """GPUs, or CPUs where it has no GPU, of all workers together."""
+        return (self.gpu or self.cpu) * self.workers
+
     def __str__(self) -> str:
         return in_words(self.cpu, self.gpu, self.workers)
 

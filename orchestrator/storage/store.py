@@ -272,6 +272,8 @@ class StoredCell(CellFolder):
             attempts = self.attempts()
         except DamagedFileError:
             return None  # As the state tells.
+        if not attempts:
+            return None
         return changes_in_words(changes_after(self.cell().recipe, len(attempts))) or None
 
     def forget_attempts(self) -> None:

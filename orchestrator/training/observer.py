@@ -51,10 +51,12 @@ class TrialObserver(tune.Callback):
             self._progress.report(cell_of(trial), result)
         if "attempt_ended" in result and not result["done"]:
             stored = self._store.cell(cell_of(trial))
+            changes = stored.gentler() or "nothing changed"
             reason = (
                 f"{attempt_in_words(stored.attempts()[-1])}; "
-                f"going on from its last good state with {stored.gentler()}"
+                f"going on from its last good state with {changes}"
             )
+            self._progress.train_gentler(cell_of(trial), changes)
             self._progress.retry(cell_of(trial), reason)
             self._progress.note(f"{cell_of(trial)}: {reason}")
 

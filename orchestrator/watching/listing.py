@@ -1,14 +1,20 @@
 """What a study holds, told on the console: the status, the table of cells, the dry run."""
 
+import os
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 from rich.console import Console
+from rich.filesize import decimal
 from rich.table import Table
 
+from orchestrator.forecast import Forecast
 from orchestrator.packing.calibrating import Calibrations, in_numbers, kind_of
 from orchestrator.selection import Options, Selection
+from orchestrator.storage.disk_need import DiskPeak
+from orchestrator.storage.disk_use import files_below
 from orchestrator.storage.store import CellState, Store, StoredCell, waits_for
 from orchestrator.storage.taking_over import left_for_this_study
 from orchestrator.study import AUTO
@@ -27,6 +33,7 @@ from orchestrator.watching.status import (
     last_status,
 )
 from trainables.cell import Cell
+from trainables.patience import space_left
 
 
 def read_status(store: Store) -> Status:
@@ -65,10 +72,13 @@ def read_status(store: Store) -> Status:
 
 
 def cells_table(store: Store, cells: Sequence[StoredCell]) -> Table:
-    """Return a row a cell: what it is, how far it is and what it reached."""
+    """Return a row a cell: what it is, how far it is, what it reached and takes on the disk."""
     table = Table(box=None, pad_edge=False)
-    for column in ("cell", "state", "epoch", "loss", "accuracy"):
+    for column in ("cell", "state", "epoch", "loss", "accuracy", "disk"):
         table.add_column(column, overflow="fold")
+    sizes: Counter[str | None] = Counter()
+    for file in files_below(store.path):
+        sizes[file.cell_id] += file.size
     status = last_status(store)
     live = status is not None and _tells(status, store.driver())
     running = {cell.cell for cell in status.running} if status and live else set()
@@ -85,6 +95,7 @@ def cells_table(store: Store, cells: Sequence[StoredCell]) -> Table:
             f"{report['epoch']}/{report['epochs']}" if report else "",
             f"{report['loss']:.3f}" if report.get("loss") is not None else "",
             _reached(cell, report.get("best_accuracy")),
+            decimal(sizes[cell.id]),
         )
     return table
 
@@ -123,13 +134,15 @@ def describe(selection: Selection, options: Options, console: Console) -> None:
     states = ", ".join(f"{count} {state}" for state, count in counts.most_common())
     console.print(f"{len(cells)} cells: {states}", highlight=False)
     ours = left_for_this_study(selection)
-    macs = preflight(ours, options, console)
+    found = preflight(ours, options, console)
     if elsewhere := len(selection.selected) - len(ours.selected):
         console.print(f"done in other studies, to be taken over: {elsewhere} cells")
     for note in selection.notes():
         console.print(note, highlight=False, soft_wrap=True)
-    left = [cell for cell in cells if cell.id in macs]
-    console.print(_hours(macs, left, calibrated_rates(calibrations, left)), highlight=False)
+    left = [cell for cell in cells if cell.id in found.macs]
+    console.print(_hours(found.macs, left, calibrated_rates(calibrations, left)), highlight=False)
+    for line in _disk(ours, options, found):
+        console.print(line, highlight=False, soft_wrap=True)
 
 
 def _reserves(selection: Selection, cell: Cell, calibrations: Calibrations) -> str:
@@ -150,6 +163,27 @@ def _hours(macs: Mapping[str, float], cells: Sequence[Cell], calibrated: Rates) 
         at = f"the speed measured of {len(calibrated)} of {len(set(map(kind_of, cells)))} kinds"
     work = f"{sum(macs.values()):.3g} multiply-accumulates"
     return f"left to train: {work}, about {hours:.2g} GPU hours at {at}"
+
+
+def _disk(selection: Selection, options: Options, found: Forecast) -> Iterator[str]:
+    """Yield what the cells take on the disk, and whether that is there."""
+    untrained = [found.disk[cell.id] for cell in selection.untrained()]
+    trained = {cell.id for cell in selection.unfinished()} - {c.id for c in selection.untrained()}
+    at_once = min(len(untrained), options.max_concurrent or _cells_at_once())
+    peak = DiskPeak.of(untrained, [found.disk[cell_id] for cell_id in trained], at_once)
+    training = f", with {at_once} training at a time" if at_once else ""
+    storage = selection.store.path
+    free = f"; {space_left(storage)}" if isinstance(storage, Path) else ""
+    yield f"left to store{training}: up to {peak}{free}"
+    if shortage := peak.shortage(storage):
+        yield shortage
+
+
+def _cells_at_once() -> int:
+    """Return how many cells this machine trains at a time, one to a GPU, or else to a CPU."""
+    import torch
+
+    return torch.cuda.device_count() or os.cpu_count() or 1
 
 
 def _reached(cell: StoredCell, best_accuracy: float | None) -> str:

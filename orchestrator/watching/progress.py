@@ -103,6 +103,7 @@ class Progress:
         }
         self._failed: dict[str, CellReason] = {}
         self._retried: dict[str, CellReason] = {}
+        self._gentler: dict[str, CellReason] = {}
         self._launch = LaunchFacts(began=time.time(), seconds=0.0)
         self._started = time.monotonic()
         self.sinks: list[Sink] = []
@@ -179,6 +180,10 @@ class Progress:
         self._count(retries=1)
         self._retried[cell_id] = CellReason(cell=cell_id, reason=_cut(reason))
 
+    def train_gentler(self, cell_id: str, changes: str) -> None:
+        """Record that a cell is trained more gently than asked for, and what was changed."""
+        self._gentler[cell_id] = CellReason(cell=cell_id, reason=changes)
+
     def report(self, cell_id: str, report: Mapping[str, Any]) -> None:
         """Record what a running cell reports; see `Finetuning.run` and `CellTraining.step`."""
         cell = self._cells[cell_id]
@@ -228,6 +233,7 @@ class Progress:
             comparing=self._comparing,
             failed=tuple(self._failed.values()),
             retried=tuple(self._retried.values()),
+            gentler=tuple(self._gentler.values()),
         )
 
     def close_sinks(self) -> None:

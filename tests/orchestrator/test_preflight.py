@@ -4,7 +4,7 @@ import pytest
 
 import reduction
 from orchestrator import preflight
-from orchestrator.preflight import training_macs
+from orchestrator.preflight import forecast
 from trainables.cell import Cell
 from trainables.data import open_dataset
 from trainables.host import build_host
@@ -43,7 +43,7 @@ def test_work_counts_what_training_runs(method, recipe, host_passes, reduced_pas
     vit = build_host(HOST, num_classes=10, image_size=32)
     cells, datasets = [cell(method, **recipe)], {"digits": open_dataset("digits")}
     image = host_passes * macs_of(vit, "deit") + reduced_passes * macs_of(vit, method)
-    assert training_macs(cells, datasets, None) == {cells[0].id: pytest.approx(2 * 1437 * image)}
+    assert forecast(cells, datasets, None).macs == {cells[0].id: pytest.approx(2 * 1437 * image)}
 
 
 def test_cells_that_differ_in_their_seed_are_measured_once(monkeypatch):
@@ -52,7 +52,7 @@ def test_cells_that_differ_in_their_seed_are_measured_once(monkeypatch):
         preflight, "_reduce", lambda host, cell: (built.append(cell.id), reduce(host, cell))[1]
     )
     cells = [cell("topk").model_copy(update={"seed": seed}) for seed in range(3)]
-    macs = training_macs([*cells, cell("tome")], {"digits": open_dataset("digits")}, None)
+    macs = forecast([*cells, cell("tome")], {"digits": open_dataset("digits")}, None).macs
     assert built == [cells[0].id, cell("tome").id]
     assert len(macs) == 4
     assert len({macs[cell.id] for cell in cells}) == 1
