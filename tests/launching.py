@@ -58,6 +58,12 @@ STUDY: dict[str, Any] = {
 """Three cells of 30 steps each."""
 
 
+def layered(**faults: str) -> dict[str, str]:
+    """Return the environment of processes under the fault layer, with these faults."""
+    layer = str(Path(__file__).parent / "fault_layer")
+    return {"PYTHONPATH": os.pathsep.join([layer, os.environ.get("PYTHONPATH", "")]), **faults}
+
+
 def wait_until(holds: Callable[[], object], otherwise: Callable[[], str] = str) -> None:
     """Return when something holds; fail with the words of `otherwise` if it never does."""
     deadline = time.monotonic() + PATIENCE

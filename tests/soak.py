@@ -16,14 +16,12 @@ from collections import Counter
 from pathlib import Path
 
 from damage import damage
-from launching import Launch, assert_whole, wait_until
+from launching import Launch, assert_whole, layered, wait_until
 from local_cluster import LocalCluster, Node
 
 FAULTS = 100
 SECONDS = 420.0
 """No fault is injected later than that; what is damaged then still has to heal."""
-
-LAYER = Path(__file__).parent / "fault_layer"
 
 NOT_READ = {"tune", "driver.lock"}
 TRAINED_AGAIN = {"best", "result.json", "attempts.json"}
@@ -192,8 +190,7 @@ def flag_of(storage: Path) -> Path:
 
 def environment(storage: Path, seed: int) -> dict[str, str]:
     """Return what puts a fault layer under the nodes and the launches: a wild clock, too."""
-    path = os.pathsep.join([str(LAYER), os.environ.get("PYTHONPATH", "")])
-    return {"PYTHONPATH": path, "FAULT_CLOCK": str(seed), "FAULT_STORAGE": str(flag_of(storage))}
+    return layered(FAULT_CLOCK=str(seed), FAULT_STORAGE=str(flag_of(storage)))
 
 
 def soak(storage: Path, undisturbed: dict[str, bytes]) -> None:

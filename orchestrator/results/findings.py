@@ -21,7 +21,6 @@ from trainables.files import (
     DamagedFileError,
     digest,
     read_sealed_json,
-    remove_file,
     write_sealed_json,
 )
 from trainables.store_path import StorePath
@@ -116,7 +115,7 @@ class Findings:
                 record = read_sealed_json(path)
             except DamagedFileError as error:
                 damaged.append(error)
-                remove_file(path)
+                path.unlink(missing_ok=True)
             else:
                 self._files[path.stem] = record["facts"] if record else {}
         return damaged
@@ -146,7 +145,7 @@ class Findings:
             kept = self._files[name] = {key: facts[key] for key in facts if key in keys}
             if not kept:
                 del self._files[name]
-                remove_file(self._folder / f"{name}.json")
+                (self._folder / f"{name}.json").unlink(missing_ok=True)
             elif len(kept) < len(facts):
                 self._unsaved.add(name)
         self.save()

@@ -3,6 +3,7 @@
 Python imports a module of this name as it starts. Environment variables choose the faults:
 
     FAULT_CLOCK     a seed: the wall clock jumps back and forth, by up to a day, time and again
+    FAULT_PATIENCE  seconds for which a storage that fails is tried again
     FAULT_STORAGE   a file: while it exists nothing below its folder can be made durable or renamed;
                     it holds the name of the error, such as ENOSPC
 """
@@ -52,6 +53,10 @@ if under_faults and (seed := os.environ.get("FAULT_CLOCK")):
     draw = random.Random(f"{seed} {os.getpid()}")
     time.time = _jumping(time.time, 1, draw)
     time.time_ns = _jumping(time.time_ns, 10**9, draw)
+if under_faults and (seconds := os.environ.get("FAULT_PATIENCE")):
+    from trainables import patience
+
+    patience.PATIENCE_SECONDS = float(seconds)
 if under_faults and (file := os.environ.get("FAULT_STORAGE")):
     os.fsync = _failing(os.fsync, Path(file))
     os.replace = _failing(os.replace, Path(file))

@@ -112,11 +112,11 @@ def test_a_dry_run_lists_the_cells_and_starts_nothing(call, tmp_path):
         "reserves",
         "state",
     ]
-    assert len(lines) == 8
+    assert len(lines) == 9
     assert lines[1].split()[1:5] == ["digits", "deit", "tiny", "1"]
-    assert lines[-2] == "5 cells: 5 pending"
-    assert lines[-1].startswith("left to train: ")
-    assert "GPU hours" in lines[-1]
+    assert lines[-3] == "5 cells: 5 pending"
+    assert lines[-2].startswith("left to train: ")
+    assert "GPU hours" in lines[-2]
     assert list(tmp_path.iterdir()) == []
 
 

@@ -8,6 +8,7 @@ import yaml
 
 from orchestrator.cli import main
 from orchestrator.storage.store import CellState
+from orchestrator.watching.status import last_status
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -107,6 +108,9 @@ def test_the_console_table_and_page_say_it(diverged, capsys, monkeypatch):
     assert 0 <= table.loc[rescued.id, "data_wait"] <= 1
     page = diverged.store.report.read_text()
     assert f"trained more gently after 2 attempts that were not finite: {gentlest}" in page
+    told = {reason.cell: reason.reason for reason in last_status(diverged.store).gentler}
+    assert told.keys() == {rescued.id, lost.id}, "as the driver told while it ran"
+    assert told[rescued.id] == gentlest
     for command in ("status", "cells"):
         with pytest.raises(SystemExit):
             main([command, str(diverged.storage)])

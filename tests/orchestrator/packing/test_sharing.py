@@ -20,6 +20,11 @@ def test_shares_are_halves_of_halves(needed, share):
     assert share_for(needed) == share
 
 
+def test_the_share_of_a_cell_is_that_of_all_its_workers():
+    assert Reserved(cpu=2.0, gpu=0.0, workers=3).share == 6.0
+    assert Reserved(cpu=2.0, gpu=0.5, workers=3).share == 1.5
+
+
 @pytest.mark.parametrize(
     ("wanted", "taken", "reserved"),
     [

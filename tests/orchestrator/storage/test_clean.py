@@ -2,17 +2,21 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from made_cells import CELL, finish
+from PIL import Image
 
 from orchestrator.cli import main
 from orchestrator.storage.disk_use import OTHER, disk_use, files_below, in_words
 from orchestrator.storage.store import CellState
 from trainables.cell import Cell
+from trainables.data import open_dataset
+from trainables.data.cache import cached
 
 
 def cell_of(seed):
@@ -96,6 +100,29 @@ def test_what_writers_and_launches_left_goes_with_the_orphans(store, stored, cle
     _, lines = clean("--orphans", "--yes")
     assert lines[-1] == "removed 2 files, which frees 2.0 kB"
     assert [path.exists() for path in (old, new, trace, store.path / "tune")] == [0, 1, 0, 0]
+
+
+def test_indices_and_caches_that_nothing_uses_go_with_the_orphans(store, stored, clean, tmp_path):
+    kept = {}
+    for name in ("used", "gone"):
+        root = tmp_path / "data" / name
+        for part in ("train", "val"):
+            (root / part / "a").mkdir(parents=True)
+            Image.new("RGB", (40, 40)).save(root / part / "a" / "0.png")
+        split = cached(open_dataset("folder", root, store.datasets), 32).train
+        list(split.prepare())
+        (index,) = set(store.datasets.glob("*.index")) - set(kept)
+        kept[index] = split.folder
+    used, gone = kept
+    shutil.rmtree(tmp_path / "data" / "gone")
+    status, lines = clean("--orphans", "--yes")
+    assert status == 0
+    reason = f"{tmp_path / 'data' / 'gone'} is gone"
+    assert [line.split()[0] for line in lines[:-1]] == [str(gone), str(kept[gone])]
+    assert all(reason in line for line in lines[:-1])
+    assert lines[-1].startswith("removed 4 files, which frees ")
+    assert [path.exists() for path in (used, gone, kept[used], kept[gone])] == [1, 0, 1, 0]
+    assert len(list(kept[used].iterdir())) == 3
 
 
 def test_keep_best_leaves_what_a_finished_cell_is(store, stored, clean):
