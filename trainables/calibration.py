@@ -28,6 +28,8 @@ from trainables.teacher import untrained_teacher
 
 STEPS = 3
 """Optimiser steps; the first, which warms up, is not timed."""
+ENDLESS = 1_000_000
+"""Batches of an epoch that is not to end."""
 CLASSES = 1000
 """Of the made-up images: the head of a smaller number takes hardly less."""
 
@@ -127,7 +129,7 @@ class MadeUpData:
         self._cell = cell
         self._pinned = device.type == "cuda"
         self.batch_images = cell.recipe.batch_size
-        self.batches_per_epoch = (STEPS + 1) * cell.recipe.accumulation
+        self.batches_per_epoch = ENDLESS
         self.train = cast(Split, range(self.batches_per_epoch * self.batch_images))
         names = tuple(map(str, range(num_classes)))
         self.dataset = ImageDataset(cell.dataset, "single_label", names, self.train, self.train)

@@ -1,0 +1,276 @@
+"""Measure training and evaluation against the least that they could take.
+
+    python experiments/benchmarks/training.py --threads 2
+
+Images are noise that is there before the clock starts, so nothing is read or decoded. What is
+compared takes turns, so that what else the machine does meets both alike; a value is the median
+over the repeats of the ratio of two turns that follow each other.
+
+- plain host: images a second of this project's training loop over those of a loop the way timm's
+  own script goes, with the same model, batch, mixup, AdamW, average and precision;
+- each method: images a second over the plain host's, times the method's share of the host's
+  multiply-accumulates: 1 where all work saved is time saved;
+- evaluation: time over that of a plain forward pass over the same images. What an evaluation
+  measures of the model's speed is left out, for that does not grow with the images.
+
+Writes `training.json` and `training.md` into the output folder and prints the table.
+"""
+
+import argparse
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import cast
+from unittest import mock
+
+import timm
+import torch
+from timm.data import Mixup
+from timm.loss import SoftTargetCrossEntropy
+from timm.optim import create_optimizer_v2
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn
+
+import reduction
+from experiments.benchmarks.results import CLOCKS, environment, line, write
+from trainables import evaluation
+from trainables.calibration import CLASSES, Rehearsal
+from trainables.cell import Cell
+from trainables.data.base import ImageDataset, Split
+from trainables.host import build_model
+from trainables.precision import autocast, autocast_dtype
+from trainables.recipe import Recipe
+
+BASELINE = "deit"
+NOTHING = cast(Split, ())
+"""A split that nobody reads from."""
+Turn = Callable[[], object]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One comparison."""
+
+    measured: str
+    value: float
+    target: str
+    details: str
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure what the command line asks for."""
+    options = parse(arguments)
+    torch.set_num_threads(options.threads or torch.get_num_threads())
+    bench, rows = Benchmark(options), []
+    print(line(Row.__annotations__), flush=True)
+    for row in (bench.plain_host(), *bench.methods(), bench.evaluation()):
+        rows.append(asdict(row))
+        print(line(rows[-1].values()), flush=True)
+    write(options.out, "training", rows, environment(options))
+    print(f"wrote training.json and training.md into {options.out}")
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--device", default="cpu", help="such as cuda (default: cpu)")
+    add("--host", default="deit_tiny_patch16_224", help="a timm VisionTransformer")
+    add("--image-size", type=int, default=224)
+    add("--batch-size", type=int, default=16)
+    add("--methods", nargs="*", default=["topk"], choices=list(reduction.METHODS))
+    add("--keep-rate", type=float, default=0.5)
+    add("--eval-batches", type=int, default=4, help="of an evaluation (default: %(default)s)")
+    add("--threads", type=int, help="CPU threads (default: torch's own choice)")
+    add("--repeats", type=int, default=5)
+    add("--clock", default="wall", choices=list(CLOCKS), help="cpu: this process's own CPU time")
+    add("--out", type=Path, default=Path("runs/benchmarks"), help="folder (default: %(default)s)")
+    return parser.parse_args(arguments)
+
+
+class Benchmark:
+    """Everything that is compared, on one device.
+
+    Args:
+        options: Of the command line.
+    """
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self._options = options
+        self._device = torch.device(options.device)
+        self._recipe = Recipe(
+            host=options.host,
+            image_size=options.image_size,
+            batch_size=options.batch_size,
+            accumulation=1,
+            ema_decay=0.999,
+        )
+
+    def plain_host(self) -> Row:
+        """Compare the loop with timm's."""
+        ours, theirs = self._baseline.seconds_a_step, TimmLoop(self._recipe, self._device).step
+        pairs = self._turns(ours, theirs)
+        return Row(
+            measured=f"training {self._options.host}, images/s over those of timm's loop",
+            value=statistics.median(timm / own for own, timm in pairs),
+            target="at least 1",
+            details=self._speeds("timm's", [own for own, _ in pairs], [t for _, t in pairs]),
+        )
+
+    def methods(self) -> Iterator[Row]:
+        """Compare what each method gains with the work that it saves."""
+        for method in self._options.methods:
+            reduced = self._rehearsal(method)
+            pairs = self._turns(reduced.seconds_a_step, self._baseline.seconds_a_step)
+            speed_up = statistics.median(plain / own for own, plain in pairs)
+            work = reduced.macs_an_image() / self._baseline.macs_an_image()
+            yield Row(
+                measured=f"training {method} at {self._options.keep_rate}, speed-up times work",
+                value=speed_up * work,
+                target="at least 0.85",
+                details=f"speed-up {speed_up:.2f}, work {work:.3f}",
+            )
+
+    def evaluation(self) -> Row:
+        """Compare an evaluation with a forward pass."""
+        cell, images = self._cell("topk"), self._images()
+        weights = self._rehearsal("topk").model.state_dict()
+        model = build_model(cell, CLASSES, pretrained=False).to(self._device).eval()
+        run = partial(evaluated, cell, weights, images, self._device)
+        pairs = self._turns(run, partial(self._forward, model, images))
+        return Row(
+            measured="evaluating topk, time over that of a plain forward pass",
+            value=statistics.median(whole / plain for whole, plain in pairs),
+            target="at most 1.2",
+            details=f"{len(images)} batches of {self._options.batch_size} images",
+        )
+
+    @cached_property
+    def _baseline(self) -> Rehearsal:
+        return self._rehearsal(BASELINE)
+
+    def _rehearsal(self, method: str) -> Rehearsal:
+        return Rehearsal(
+            self._cell(method),
+            host_weights=None,
+            device=self._device,
+            threads=torch.get_num_threads(),
+        )
+
+    def _cell(self, method: str) -> Cell:
+        return Cell(
+            dataset="noise",
+            method=method,
+            capacity="tiny",
+            keep_rate=1.0 if method == BASELINE else self._options.keep_rate,
+            reduction_loc=(3, 6, 9),
+            recipe=self._recipe,
+        )
+
+    def _images(self) -> list[Tensor]:
+        size, side = self._options.batch_size, self._options.image_size
+        return [torch.randn(size, 3, side, side) for _ in range(self._options.eval_batches)]
+
+    @torch.inference_mode()
+    def _forward(self, model: nn.Module, images: Sequence[Tensor]) -> None:
+        for batch in images:
+            with autocast(self._device, autocast_dtype(self._recipe, self._device)):
+                model(batch.to(self._device))
+
+    def _turns(self, first: Turn, second: Turn) -> list[tuple[float, float]]:
+        """Return the seconds of both, as often as they are to be repeated; one turn warms up."""
+        pairs = [
+            (self._timed(first), self._timed(second)) for _ in range(self._options.repeats + 1)
+        ]
+        return pairs[1:]
+
+    def _timed(self, turn: Turn) -> float:
+        clock = CLOCKS[self._options.clock]
+        start = clock()
+        turn()
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        return clock() - start
+
+    def _speeds(self, name: str, own: Sequence[float], other: Sequence[float]) -> str:
+        speeds = [self._options.batch_size / statistics.median(times) for times in (own, other)]
+        return f"{speeds[0]:.1f} images/s, {name} {speeds[1]:.1f}"
+
+
+class TimmLoop:
+    """A training the way timm's own script goes about it.
+
+    Args:
+        recipe: The same as for this project's.
+        device: Where to train.
+    """
+
+    def __init__(self, recipe: Recipe, device: torch.device) -> None:
+        self._dtype, self._device = autocast_dtype(recipe, device), device
+        model = timm.create_model(
+            recipe.host,
+            num_classes=CLASSES,
+            img_size=recipe.image_size,
+            drop_path_rate=recipe.drop_path,
+        )
+        self._model = model.to(device).train()
+        self._average = ModelEmaV3(self._model, decay=recipe.ema_decay)
+        self._optimizer = create_optimizer_v2(
+            self._model, opt="adamw", lr=1e-4, weight_decay=recipe.weight_decay
+        )
+        self._mixup = Mixup(
+            mixup_alpha=recipe.mixup,
+            cutmix_alpha=recipe.cutmix,
+            label_smoothing=recipe.label_smoothing,
+            num_classes=CLASSES,
+        )
+        self._loss = SoftTargetCrossEntropy()
+        side = recipe.image_size
+        self._images = torch.randn(recipe.batch_size, 3, side, side)
+        self._targets = torch.arange(recipe.batch_size) % CLASSES
+
+    def step(self) -> None:
+        """Do an optimiser step, copies to the device included."""
+        images, targets = self._images.to(self._device), self._targets.to(self._device)
+        images, targets = self._mixup(images.clone(), targets)
+        with autocast(self._device, self._dtype):
+            loss = self._loss(self._model(images), targets)
+        loss.backward()
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+        self._average.update(self._model)
+
+
+class Noise:
+    """Stands for `CellData` in an evaluation."""
+
+    def __init__(self, images: Sequence[Tensor]) -> None:
+        self._images = images
+        names = tuple(map(str, range(CLASSES)))
+        self.dataset = ImageDataset("noise", "single_label", names, NOTHING, NOTHING)
+
+    def eval_batches(self, split: Split, batch_size: int) -> list[tuple[Tensor, ...]]:
+        """Return the images with targets and their numbers, in the batches they came in."""
+        numbers = torch.arange(sum(map(len, self._images))).split([len(b) for b in self._images])
+        return [(batch, n % CLASSES, n) for batch, n in zip(self._images, numbers, strict=True)]
+
+
+def evaluated(
+    cell: Cell, weights: dict[str, Tensor], images: Sequence[Tensor], device: torch.device
+) -> None:
+    """Evaluate a cell on images that are there, without measuring its speed."""
+    with (
+        mock.patch.object(evaluation, "CellData", return_value=Noise(images)),
+        mock.patch.object(evaluation, "_speed", return_value={}),
+    ):
+        evaluation.evaluate_cell(
+            cell, weights, data_root=None, device=device, threads=torch.get_num_threads()
+        )
+
+
+if __name__ == "__main__":
+    main()
