@@ -36,7 +36,7 @@ def kept_masks(kept: np.ndarray, num_patches: int) -> NDArray[np.bool_]:
     images, count = kept.shape
     # Negative values turn into very large ones; all padding goes to a column of its own.
     places = np.minimum(kept.astype(np.int32).view(np.uint32), np.uint32(num_patches))
-    ends = np.arange(images + 1) * count
+    ends = (np.arange(images + 1) * count).astype(np.int32)  # SciPy is faster with these.
     sets = csr_array(
         (np.ones(places.size, dtype=np.bool_), places.ravel().view(np.int32), ends),
         shape=(images, num_patches + 1),

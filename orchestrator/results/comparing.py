@@ -81,7 +81,7 @@ def write_tables(store: Store, cells: Sequence[StoredCell], driver: Driver) -> N
     findings = Findings(store.comparisons)
     for error in findings.read():
         driver.say(f"{error}; it is made again")
-    if not _find(store, all_jobs, findings, driver):
+    if not find(store, all_jobs, findings, driver):
         return
     results = results_table(row for cell in cells for row in records_at_all_rates(cell))
     tables = _tables(all_jobs, findings, done)
@@ -94,8 +94,20 @@ def write_tables(store: Store, cells: Sequence[StoredCell], driver: Driver) -> N
     findings.keep_only(all_jobs)
 
 
-def _find(store: Store, all_jobs: Sequence[Job], findings: Findings, driver: Driver) -> bool:
-    """Do the jobs that are not done yet; tell whether that came to its end."""
+def find(store: Store, all_jobs: Sequence[Job], findings: Findings, driver: Driver) -> bool:
+    """Do the jobs that are not done yet, as Ray tasks; tell whether that came to its end.
+
+    What is found is kept as it comes, also where a task fails or the driver is interrupted.
+
+    Args:
+        store: The study's store.
+        all_jobs: What there is to do: which cells and pairs, and by which metrics.
+        findings: What is done already, and where to keep what is found.
+        driver: What the launch offers.
+
+    Raises:
+        ComparisonError: A task failed.
+    """
     to_do = _in_order_of_work([job for job in all_jobs if findings.get(job) is None])
     loaded = LoadedCells(store.path.absolute(), to_do)
     task = ray.remote(num_cpus=1, max_retries=TASK_RETRIES)(find_facts)

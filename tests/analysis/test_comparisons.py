@@ -1,9 +1,11 @@
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from analysis.comparisons import compare, pairs
+from analysis.comparisons import compare, measure, pairs
+from analysis.features import CHUNK
 from analysis.records import CellArtifacts, CellRecord
 
 CELL = CellRecord(
@@ -207,3 +209,26 @@ def test_other_images_or_grids_are_an_error(artifacts):
     other = replace(b, patterns={**b.patterns, "grid": np.array([2, 8])})
     with pytest.raises(ValueError, match=r"have patch grids \(4, 4\) and \(2, 8\), but must"):
         compare(a, other, "models")
+
+
+def test_nothing_depends_on_the_chunks(artifacts, monkeypatch):
+    a, b = artifacts
+    whole = compare(a, b, "models")
+    monkeypatch.setattr("analysis.features.CHUNK", 7)
+    for kind, rows in compare(a, b, "models").items():
+        for row, expected in zip(rows, whole[kind], strict=True):
+            assert row == pytest.approx(expected, abs=1e-12)
+
+
+def test_no_more_memory_is_needed_than_for_a_few_chunks():
+    random, images = np.random.default_rng(0), 8 * CHUNK
+    patterns = {"image": np.arange(images)[::-1], "grid": np.array([8, 8]), "depth": np.array(12)}
+    patterns["kept_3"] = random.integers(0, 64, (images, 32)).astype(np.uint8)
+    patterns["group_3"] = random.integers(0, 32, (images, 64)).astype(np.uint8)
+    cls = {"cls_3": random.normal(size=(images, 32)).astype(np.float32)}
+    cell = CellArtifacts(CELL, patterns, cls)
+    tracemalloc.start()
+    measure(cell, cell)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 64 * images * 8  # One array of every patch in 64 bits.

@@ -43,6 +43,14 @@ def test_partition_similarity_equals_scikit_learn(groups):
     np.testing.assert_allclose(np.transpose(partition_similarity(a, b)), expected, atol=1e-12)
 
 
+def test_labels_of_any_width_and_sets_of_nothing():
+    random = _random(2)
+    a, b = random.integers(0, 9, (2, 5, 30))
+    wide = partition_similarity(a * 2**40, b * 2**20)
+    np.testing.assert_allclose(wide, partition_similarity(a, b), atol=1e-12)
+    assert kept_masks(np.zeros((2, 0), np.uint8), 3).tolist() == [[False] * 3] * 2
+
+
 @given(st.integers(0, 10_000), st.integers(1, 12), st.integers(1, 12))
 def test_partition_similarity_properties(seed, groups_a, groups_b):
     random = _random(seed)
@@ -65,5 +73,7 @@ def test_set_similarity_properties(seed, share_a, share_b):
     assert (iou(a, b) == iou(b, a)).all()
     assert (iou(a, b) == iou(a[:, order], b[:, order])).all()
     assert (iou(a, a) == a.any(axis=1)).all()
+    assert (iou(a, b) >= 0).all()
     assert (iou(a, b) <= ioa(a, b)).all()
+    assert (ioa(a, b) <= 1).all()
     assert (ioa(a | b, b) == b.any(axis=1)).all()

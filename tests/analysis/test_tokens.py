@@ -1,5 +1,7 @@
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from analysis.tokens import cell_depth, depth_maps, distinct_labels, share_left, token_depth
 
@@ -8,6 +10,16 @@ def test_depth_is_the_first_block_that_drops_a_patch():
     kept = {3: np.array([[4, 0, 2], [1, 255, 255]]), 6: np.array([[2, 255], [255, 255]])}
     expected = [[6, 3, 12, 3, 6], [3, 6, 3, 3, 3]]
     assert token_depth(kept, num_patches=5, num_blocks=12).tolist() == expected
+
+
+@given(st.integers(0, 10_000))
+def test_depth_equals_python_sets(seed):
+    random = np.random.default_rng(seed)
+    kept = {block: random.integers(-1, 9, (4, random.integers(0, 9))) for block in (2, 7, 5)}
+    depth = token_depth(kept, num_patches=8, num_blocks=11)
+    for image, patch in np.ndindex(4, 8):
+        dropped = [block for block in kept if patch not in set(kept[block][image])]
+        assert depth[image, patch] == min([*dropped, 11])
 
 
 def test_depth_equals_the_published_study(study_cells, study_arrays, study_numbers):

@@ -17,6 +17,7 @@ from orchestrator.storage.store import CellState
 from trainables.cell import Cell
 from trainables.data import open_dataset
 from trainables.data.cache import cached
+from trainables.files import write_sealed_json
 
 
 def cell_of(seed):
@@ -81,6 +82,8 @@ def test_cells_that_left_the_study_are_orphans(store, stored, clean):
     store.create({"name": "study"}, [CELL, gone])
     finish(store.cell(gone.id))
     store.create({"name": "study"}, [CELL])
+    for cell in (CELL, gone):
+        write_sealed_json(store.comparisons / f"{cell.id}.json", {"facts": {}})
     before = everything(store.path)
     status, lines = clean("--orphans", "--yes")
     assert (status, lines[0].split()[:2]) == (0, [gone.id, "done,"])
@@ -255,6 +258,18 @@ def test_verify_finds_what_stamps_hide(store, stored, capsys):
     assert lines[0].startswith(f"{path} is damaged: ")
     assert lines[-1].endswith(" files read, 1 damaged")
     assert stored.state() is CellState.TRAINED
+
+
+def test_verify_reads_what_was_compared(store, stored, capsys):
+    path = store.comparisons / f"{stored.id}.json"
+    write_sealed_json(path, {"facts": {}})
+    path.write_bytes(path.read_bytes().replace(b"facts", b"fakes"))
+    with pytest.raises(SystemExit) as ended:
+        main(["verify", str(store.path)])
+    assert ended.value.code == 1
+    named = f"{path} is damaged: its content does not match its seal; removed"
+    assert capsys.readouterr().out.splitlines()[0] == named
+    assert not path.exists()
 
 
 def test_every_file_of_a_launch_has_a_kind(finished):

@@ -1,4 +1,4 @@
-"""A folder that notes what is read in it, by whichever process."""
+"""A study's folder that notes what is read in it, by whichever process."""
 
 from collections import Counter
 from pathlib import Path, PosixPath
@@ -18,9 +18,12 @@ class CountingPath(PosixPath):
         return data
 
 
-def reads(study: Path) -> Counter[str]:
-    """Return how often each file below `study` was read since this was last asked."""
+def reads(study: Path) -> tuple[Counter[str], Counter[str]]:
+    """Return how often, and how many bytes, each file below `study` was read since last asked."""
     log = Path(study.parent, LOG)
-    lines = log.read_text().splitlines() if log.exists() else []
+    lines = [line.split() for line in log.read_text().splitlines()] if log.exists() else []
     log.unlink(missing_ok=True)
-    return Counter(line.split()[0] for line in lines)
+    times, sizes = Counter(name for name, _ in lines), Counter[str]()
+    for name, size in lines:
+        sizes[name] += int(size)
+    return times, sizes
