@@ -1,5 +1,6 @@
 """Comparisons go on where they were, look for nothing twice, and read each artifact once."""
 
+import os
 import shutil
 
 import numpy as np
@@ -204,6 +205,21 @@ def test_a_damaged_artifact_is_named_and_what_was_found_is_kept(study, compare):
     path.write_bytes(whole)
     assert len(compare()) < 9
     assert set(tables(study)) == {f"{name}.parquet" for name in TABLES}
+
+
+@pytest.mark.parametrize("task", ["load_cell", "find_facts"])
+def test_a_process_that_dies_costs_nothing(study, compare, monkeypatch, tmp_path, task):
+    work, died = getattr(comparing, task), tmp_path / "died"
+
+    def dying_once(*arguments):
+        if not died.exists():
+            died.touch()
+            os._exit(1)
+        return work(*arguments)
+
+    monkeypatch.setattr(comparing, task, dying_once)
+    assert compare() == jobs(*PAIRS, cells=CELLS)
+    assert died.exists()
 
 
 @pytest.mark.slow

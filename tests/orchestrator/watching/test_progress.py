@@ -121,6 +121,18 @@ def test_what_cells_prepare_is_told_once(clock, terminal):
     assert counts[0] > 0
 
 
+def test_how_far_comparing_is_shows_until_it_is_done(clock):
+    with make({"a": CellState.DONE})[0] as progress:
+        progress.compare(1200, 6000)
+        words = "comparing: 1,200 of 6,000 cells and pairs of cells"
+        assert words in map(str, status_view.status_view(progress.status()).renderables)
+        clock.now += 61
+        progress.compare(1201, 6000)
+        assert "comparing: 1,201 of 6,000" in progress._console.file.getvalue()
+        progress.compare(6000, 6000)
+        assert progress.status().comparing is None
+
+
 def test_states_are_counted_in_order(clock):
     states = dict.fromkeys("abcd", CellState.PENDING) | {"e": CellState.FAILED}
     progress, _ = make(states)
