@@ -183,7 +183,7 @@ def _with_peak(work: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
     What it shares with other processes counts in full.
     """
     made = work(*arguments)
-    return made, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    return made, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 
 def reading(options: argparse.Namespace) -> Iterable[dict[str, Any]]:
