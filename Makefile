@@ -6,12 +6,13 @@ INSTALLED := $(VENV)/.installed
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help study test test-slow soak check format clean
+.PHONY: help study test test-slow soak bench check format clean
 
 help:
 	@echo 'make study      run the embedded demo study end to end; again, to go on with it'
 	@echo 'make test       run the tests; make test-slow runs those that take minutes'
 	@echo 'make soak       inject random faults into a small study; see docs/reliability.md'
+	@echo 'make bench      run the benchmarks and compare with their last run here'
 	@echo 'make check      lint, format, types and the direction of dependencies'
 	@echo 'make clean      remove .venv and caches; results in runs/ stay'
 
@@ -26,6 +27,9 @@ soak: $(INSTALLED)
 
 test-slow: $(INSTALLED)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow $(ARGS)
+
+bench: $(INSTALLED)
+	@PYTHONSAFEPATH=1 PYTHONPATH=. OMP_NUM_THREADS=1 $(BIN)/python experiments/benchmarks/suite.py $(ARGS)
 
 check: $(INSTALLED)
 	@$(BIN)/ruff check .

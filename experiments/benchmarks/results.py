@@ -4,6 +4,9 @@ import argparse
 import json
 import os
 import platform
+import re
+import shlex
+import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -20,6 +23,8 @@ def environment(options: argparse.Namespace) -> dict[str, Any]:
     """Return the options and what else the numbers depend on."""
     return {
         **{key: value for key, value in vars(options).items() if key != "out"},
+        "command": command(),
+        "kind": kind_of_machine(),
         "machine": platform.machine(),
         "cores": len(os.sched_getaffinity(0)),
         "load_average": os.getloadavg(),
@@ -29,6 +34,28 @@ def environment(options: argparse.Namespace) -> dict[str, Any]:
         "pillow": PIL.__version__,
         "python": platform.python_version(),
     }
+
+
+def command() -> str:
+    """Return the command line of this process, but for where it writes."""
+    arguments = [Path(sys.argv[0]).name, *sys.argv[1:]]
+    if "--out" in arguments:
+        place = arguments.index("--out")
+        del arguments[place : place + 2]
+    return shlex.join(["python", *arguments])
+
+
+def kind_of_machine() -> str:
+    """Return processor, cores and GPU: machines that have them in common compare."""
+    names = re.findall(r"^model name\s*: (.*)$", _processors(), flags=re.MULTILINE)
+    processor = names[0] if names else platform.processor() or platform.machine()
+    gpus = [torch.cuda.get_device_name()] if torch.cuda.is_available() else []
+    return ", ".join([processor, f"{len(os.sched_getaffinity(0))} cores", *gpus])
+
+
+def _processors() -> str:
+    path = Path("/proc/cpuinfo")
+    return path.read_text() if path.exists() else ""
 
 
 def write(folder: Path, name: str, rows: Sequence[Mapping[str, Any]], about: Any) -> None:
@@ -43,5 +70,6 @@ def write(folder: Path, name: str, rows: Sequence[Mapping[str, Any]], about: Any
 
 def line(cells: Iterable[Any]) -> str:
     """Return a line of a Markdown table."""
+    cells = ("" if cell is None else cell for cell in cells)
     texts = (f"{cell:.3g}" if isinstance(cell, float) and cell < 100 else cell for cell in cells)
     return f"| {' | '.join(f'{x:.0f}' if isinstance(x, float) else str(x) for x in texts)} |"
