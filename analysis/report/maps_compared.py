@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-import numpy as np
 import pandas as pd
 
 from analysis.records import CellRecord
@@ -72,7 +71,14 @@ def compared(findings: Findings) -> str:
     rows = table[reduced].assign(
         **{f"keep_rate_{side}": table[f"keep_rate_{side}"].map("{:g}".format) for side in "ab"}
     )
-    scales = {name: _scale(measure, rows) for name, measure in _MEASURES.items()}
+    scales = {
+        name: Scale.fit(
+            rows[list(measure.columns)].to_numpy(),
+            is_distance=measure.is_distance,
+            form=measure.form,
+        )
+        for name, measure in _MEASURES.items()
+    }
     figures = "".join(_figure(findings, part, rows, scales) for part in _PARTS)
     return figures or markup.empty("No two cells whose methods drop patches are compared yet.")
 
@@ -158,12 +164,3 @@ def _names(records: Sequence[CellRecord], side: str) -> list[str]:
     if side == "keep_rate":
         return [f"{rate:g}" for rate in sorted({record.keep_rate for record in records})]
     return list(dict.fromkeys(getattr(record, side) for record in records))
-
-
-def _scale(measure: _Measure, rows: pd.DataFrame) -> Scale:
-    """One scale for all figures: from 0, or the least, to the most there is."""
-    values = rows[list(measure.columns)].to_numpy()
-    values = values[np.isfinite(values)]
-    low = 0.0 if measure.is_distance else min(0.0, *values, 0.0)
-    high = 1.0 if not measure.is_distance else max(*values, 1e-3, 0.0)
-    return Scale(float(low), float(high), measure.is_distance, measure.form)

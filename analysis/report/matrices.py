@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from html import escape
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 import pandas as pd
@@ -24,6 +24,14 @@ class Scale(NamedTuple):
     """0 is alike, and what is high is not."""
     form: str = ".2f"
     """How the numbers are written."""
+
+    @classmethod
+    def fit(cls, values: np.ndarray, *, is_distance: bool, form: str = ".2f") -> Self:
+        """Return a scale for values: of distances 0 to the most, else 0 or the least to 1."""
+        finite = values[np.isfinite(values)]
+        if is_distance:
+            return cls(0, float(finite.max(initial=1e-3)), is_distance, form)
+        return cls(float(finite.min(initial=0)), 1, is_distance, form)
 
     def html(self, unit: str = "") -> str:
         """Return the scale's bar, from unlike to alike."""

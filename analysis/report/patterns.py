@@ -52,25 +52,25 @@ class _Measure(NamedTuple):
     table: str
     place: str
     value: str
-    scale: Scale
+    is_distance: bool
     title: str
     caption: str
 
 
 _MEASURES = (
     _Measure(
-        "pruning", "stage", "iou_mean", Scale(0, 1, is_distance=False), "Kept patches: IoU",
+        "pruning", "stage", "iou_mean", False, "Kept patches: IoU",
         "Intersection over union of the patches two pruning methods keep in the same image, mean "
         "over images; 1 (yellow) is the same patches.",
     ),
     _Measure(
-        "merging", "stage", "v_measure_mean", Scale(0, 1, is_distance=False),
+        "merging", "stage", "v_measure_mean", False,
         "Groups of patches: V-measure",
         "V-measure of the groups two merging methods make of the same image, mean over images; 1 "
         "(yellow) is the same groups.",
     ),
     _Measure(
-        "features", "block", "cka", Scale(0, 1, is_distance=True),
+        "features", "block", "cka", True,
         "CLS features at the last block: linear CKA distance",
         "Linear CKA distance of the CLS features after the last block; 0 (yellow) is the same "
         "up to rotation and scale.",
@@ -89,9 +89,10 @@ def _matrices(findings: Findings, measure: _Measure) -> str:
     table = findings.table(measure.table)
     rows = table[(table["comparison"] == "models") & table[measure.value].notna()]
     methods = ordered_methods(findings.records)
+    scale = Scale.fit(rows[[measure.value]].to_numpy(), is_distance=measure.is_distance)
     found = {}
     for key, inside in at_each_rate(findings.records, rows):
-        if plots := _panels(inside, measure, methods):
+        if plots := _panels(inside, measure, methods, scale):
             name = f"{measure.value} {title(key)}"
             found[key] = findings.figures.shown(name, plots, matrices.width(plots))
     if not found:
@@ -99,7 +100,7 @@ def _matrices(findings: Findings, measure: _Measure) -> str:
     caption = (
         f"{measure.caption} Rows are A, columns B; several seeds are averaged. {_computed(rows)}"
     )
-    body = measure.scale.html() + markup.views(found, AT_RATE)
+    body = scale.html() + markup.views(found, AT_RATE)
     return markup.heading(measure.title) + markup.figure(body, caption)
 
 
@@ -142,7 +143,9 @@ def _lines(rows: pd.DataFrame) -> dict[str, dict[int, list[float]]]:
     return lines
 
 
-def _panels(rows: pd.DataFrame, measure: _Measure, methods: Sequence[str]) -> dict[str, Figure]:
+def _panels(
+    rows: pd.DataFrame, measure: _Measure, methods: Sequence[str], scale: Scale
+) -> dict[str, Figure]:
     """One matrix for every stage; of features only the last block's."""
     places = sorted(rows[measure.place].unique())
     if measure.place == "block":
@@ -151,7 +154,7 @@ def _panels(rows: pd.DataFrame, measure: _Measure, methods: Sequence[str]) -> di
         f"after block {place}": matrices.matrix(
             matrices.means(rows[rows[measure.place] == place], "method", measure.value),
             methods,
-            measure.scale,
+            scale,
         )
         for place in places
     }

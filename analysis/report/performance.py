@@ -45,7 +45,7 @@ def accuracy(findings: Findings) -> str:
         "is the mean over seeds, a bar their standard deviation, where there are several. "
         f"{_cells_drawn(findings.records)} Computed on all evaluation images: {images_used(done)}."
     )
-    shown = findings.figures.shown("accuracy by keep rate", plots, 22)
+    shown = findings.figures.shown("accuracy by keep rate", plots)
     return legend(findings.records) + markup.figure(shown, caption)
 
 
@@ -70,7 +70,7 @@ def _by_cost(findings: Findings, done: Sequence[CellRecord], metric: str) -> str
         str(dataset): charts.accuracy_by_cost(cells, styles, metric)
         for dataset, cells in by_dataset.items()
     }
-    shown = findings.figures.shown(f"accuracy by {name}", plots, 26)
+    shown = findings.figures.shown(f"accuracy by {name}", plots)
     images = f"Computed on all evaluation images: {images_used(known)}."
     caption = f"{COSTS_IN_WORDS[metric]} {FRONT_IN_WORDS} {images}"
     return heading + markup.figure(shown, caption) + _front(by_dataset, metric)

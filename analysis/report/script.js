@@ -2,8 +2,10 @@
 
 // Charts. A figure names the page's colours as var(--name), so that it follows the theme.
 
+const root = document.documentElement;
+
 function themed(source) {
-  const style = getComputedStyle(document.documentElement);
+  const style = getComputedStyle(root);
   return JSON.parse(source.replace(/var\((--\w+)\)/g, (_, name) => style.getPropertyValue(name).trim()));
 }
 
@@ -30,7 +32,9 @@ const isDrawn = (chart) => chart.classList.contains("js-plotly-plot");
 function draw(chart) {
   const figure = themed(chart.nextElementSibling.textContent);
   for (const trace of figure.data) trace.visible = !hidden.has(trace.meta);
-  Plotly.react(chart, figure.data, layoutOf(figure), { responsive: true, displayModeBar: false });
+  const layout = layoutOf(figure);
+  if (root.classList.contains("paper")) layout.width = chart.clientWidth;
+  Plotly.react(chart, figure.data, layout, { responsive: true, displayModeBar: false });
 }
 
 const charts = [...document.querySelectorAll(".chart")];
@@ -77,9 +81,9 @@ for (const button of buttons) {
 
 // Views: selects show one of several; what one figure shows, all others show, too, if they can.
 
-function viewsOf(root) {
-  const selects = [...root.querySelectorAll(".choices select")];
-  const bodies = [...root.querySelectorAll(".view")];
+function viewsOf(block) {
+  const selects = [...block.querySelectorAll(".choices select")];
+  const bodies = [...block.querySelectorAll(".view")];
   const keys = bodies.map((body) => JSON.parse(body.dataset.key));
   function show() {
     let left = keys;
@@ -175,10 +179,11 @@ for (const block of document.querySelectorAll(".table")) {
 charts.forEach((chart) => nearScreen.observe(chart));
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
 addEventListener("beforeprint", () => {
-  document.documentElement.classList.add("paper");
+  root.classList.add("paper");
   charts.filter((chart) => chart.checkVisibility()).forEach(draw);
 });
 addEventListener("afterprint", () => {
-  document.documentElement.classList.remove("paper");
+  root.classList.remove("paper");
   redraw();
+  charts.filter(isDrawn).forEach((chart) => Plotly.Plots.resize(chart));
 });

@@ -48,7 +48,7 @@ def ranks(findings: Findings) -> str:
         f"alike.{_not_ranked(table)} Accuracies are over all evaluation images: "
         f"{images_used(findings.records)}."
     )
-    return markup.figure(findings.figures.shown("ranks", plots, 26), caption)
+    return markup.figure(findings.figures.shown("ranks", plots), caption)
 
 
 def _not_ranked(table: pd.DataFrame) -> str:
