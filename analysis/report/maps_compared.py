@@ -7,7 +7,6 @@ import pandas as pd
 
 from analysis.records import CellRecord
 from analysis.report import markup, matrices
-from analysis.report.charts import Figure
 from analysis.report.findings import Findings
 from analysis.report.groups import AT_RATE, SETTING, Key, at_each_rate, by_setting, title
 from analysis.report.matrices import Scale
@@ -87,14 +86,17 @@ def _figure(
     findings: Findings, part: _Part, rows: pd.DataFrame, scales: Mapping[str, Scale]
 ) -> str:
     rows = rows[rows["comparison"] == part.comparison]
-    groups = list(_groups(findings.records, part, rows))
+    groups = {
+        key: _panels(findings.records, part, key, inside)
+        for key, inside in _groups(findings.records, part, rows)
+    }
     if not groups:
         return ""
     shown = {
         (name, *key): scale.html(f"({_MEASURES[name].words})")
-        + _shown(findings, part, (name, *key), inside, scale)
+        + _shown(findings, part, (name, *key), panels, scale)
         for name, scale in scales.items()
-        for key, inside in groups
+        for key, panels in groups.items()
     }
     caption = (
         f"How alike the token-depth maps are of {part.what}: yellow is alike. Rows are A, "
@@ -129,27 +131,30 @@ def _groups(
         yield key, rows[[other == key for other in keys]]
 
 
-def _shown(findings: Findings, part: _Part, key: Key, rows: pd.DataFrame, scale: Scale) -> str:
-    plots = _panels(findings.records, part, key, rows, scale)
+def _panels(
+    records: Sequence[CellRecord], part: _Part, key: Key, rows: pd.DataFrame
+) -> dict[str, pd.DataFrame]:
+    """Divide rows into one matrix of all methods, or one for each method."""
+    if part.side == "method":
+        return {title(key): rows}
+    of_methods = {str(method): mine for method, mine in rows.groupby("method_a", sort=False)}
+    return {
+        method: of_methods[method] for method in ordered_methods(records) if method in of_methods
+    }
+
+
+def _shown(
+    findings: Findings, part: _Part, key: Key, panels: Mapping[str, pd.DataFrame], scale: Scale
+) -> str:
+    names, measure = _names(findings.records, part.side), _MEASURES[key[0]]
+    plots = {
+        name: matrices.matrix(_both_ways(rows, part.side, measure), names, scale)
+        for name, rows in panels.items()
+    }
     if key[0] == _IN_FILES:
         findings.figures.add(f"depth maps by {part.side} {title(key[1:])}", plots)
     charts = [markup.chart(plot, name) for name, plot in plots.items()]
     return markup.panels(charts, matrices.width(plots))
-
-
-def _panels(
-    records: Sequence[CellRecord], part: _Part, key: Key, rows: pd.DataFrame, scale: Scale
-) -> dict[str, Figure]:
-    """One matrix of all methods, or one for each method."""
-    names = _names(records, part.side)
-    if part.side == "method":
-        values = _both_ways(rows, part.side, _MEASURES[key[0]])
-        return {title(key): matrices.matrix(values, names, scale)}
-    return {
-        method: matrices.matrix(_both_ways(mine, part.side, _MEASURES[key[0]]), names, scale)
-        for method in ordered_methods(records)
-        if len(mine := rows[rows["method_a"] == method])
-    }
 
 
 def _both_ways(rows: pd.DataFrame, side: str, measure: _Measure) -> Mapping[tuple[str, str], float]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from html import escape
+from statistics import fmean
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -96,9 +97,10 @@ def means(rows: pd.DataFrame, side: str, value: str) -> dict[tuple[str, str], fl
         side: What A and B are told apart by, such as `method`, of `method_a` and `method_b`.
         value: The column.
     """
-    a, b = (rows[f"{side}_{end}"].astype(str) for end in "ab")
-    found = rows[value].groupby([a, b], sort=False).mean()
-    return dict(zip(found.index, found, strict=True))
+    seeds: dict[tuple[str, str], list[float]] = {}
+    for a, b, found in zip(rows[f"{side}_a"], rows[f"{side}_b"], rows[value], strict=True):
+        seeds.setdefault((str(a), str(b)), []).append(found)
+    return {pair: fmean(values) for pair, values in seeds.items()}
 
 
 def depth_map(values: np.ndarray, low: float, high: float) -> Figure:
