@@ -4,10 +4,12 @@ Tune keeps no checkpoints of its own: whenever a trial starts, for the first tim
 in a new launch, it goes on from what the cell's folder in the store holds.
 """
 
+import time
 from typing import TYPE_CHECKING, Any
 
 from ray import tune
 
+from trainables.process import is_spent
 from trainables.stop_file import StopFile
 
 if TYPE_CHECKING:
@@ -20,7 +22,6 @@ class FinetuneTrainable(tune.Trainable):
 
     Config:
         cell_id: The cell's id, by which Ray's dashboard shows the trial.
-        reused: Whether the process goes on with another cell once this one is trained.
         cell: The cell as JSON.
         folder: The cell's folder in the store, a path or a URI.
         data_root: Folder of the dataset, or None for an embedded one.
@@ -45,7 +46,11 @@ class FinetuneTrainable(tune.Trainable):
 
     def setup(self, config: dict[str, Any]) -> None:
         """Note what to train; the first step opens it."""
-        self._cell_id, self._reused = config["cell_id"], config["reused"]
+        self._began = time.monotonic()
+        self._take(config)
+
+    def _take(self, config: dict[str, Any]) -> None:
+        self._cell_id, self._gpu = config["cell_id"], config["gpu"]
         self._stop_file = StopFile(config["stop_file"])
         self._training = self._open(config)
         self._under_way = False
@@ -63,11 +68,14 @@ class FinetuneTrainable(tune.Trainable):
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Start another cell in this process, which already holds torch and timm."""
         self.cleanup()
-        self.setup(new_config)
+        self._take(new_config)
         return True
 
     def step(self) -> dict[str, Any]:
-        """Train until something is worth reporting, unless the study is stopping."""
+        """Train until something is worth reporting, unless the study is stopping.
+
+        The last report tells whether the process is spent and must not get another cell.
+        """
         if not self._under_way and self._stop_file.exists():
             return {"interrupted": True, "finished": False, "done": True}
         try:
@@ -78,11 +86,13 @@ class FinetuneTrainable(tune.Trainable):
             if not is_out_of_memory(error):
                 raise
             self._training.close()
-            return {"out_of_memory": str(error) or repr(error), "finished": False, "done": True}
+            short = {"out_of_memory": str(error) or repr(error), "finished": False, "done": True}
+            return short | {"process_spent": True}
         self._under_way = "attempt_ended" not in report
-        if report["done"]:
-            self._training.close()
-        return report
+        if not report["done"]:
+            return report
+        self._training.close()
+        return report | {"process_spent": is_spent(self._gpu, time.monotonic() - self._began)}
 
     def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
         """Hand Tune a pointer only: the state itself is in the store."""
@@ -97,4 +107,4 @@ class FinetuneTrainable(tune.Trainable):
 
     def __repr__(self) -> str:
         # Ray asks once, as the process begins.
-        return f"{self._cell_id} and later cells" if self._reused else self._cell_id
+        return f"{self._cell_id} and later cells"

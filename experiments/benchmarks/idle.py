@@ -51,7 +51,7 @@ class IdleTraining:
             "best_improved": True,
             "finished": True,
         }
-        self._folder.append_log(report | {"began": began})
+        self._folder.append_log(report | {"began": began, "process": os.getpid()})
         self._folder.write_result({"accuracy": 50.0, "train_seconds": 0.0, "data_wait": 0.0})
         return report | {"interrupted": False, "done": True}
 
@@ -86,6 +86,25 @@ class BareTrainable(tune.Trainable):
 
     def load_checkpoint(self, checkpoint: dict[str, Any] | None) -> None:
         """Do nothing."""
+
+
+class WritingTrainable(BareTrainable):
+    """What a user would write whose trials leave what cells of ours leave."""
+
+    def setup(self, config: dict[str, Any]) -> None:
+        """Open the trial's folder."""
+        name = f"cell-{config['seed']:08x}"
+        folder = f"{config['folder']}/{name}"
+        self._training = IdleTraining({"folder": folder, "cell_id": name})
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Serve the next trial in the same process."""
+        self.setup(new_config)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """Write and report as a cell of ours does."""
+        return self._training.step()
 
 
 def seconds_of(cell_id: str) -> float:

@@ -33,20 +33,31 @@ def main() -> None:
     Path(output).write_text(json.dumps(facts))
 
 
-def bare(folder: Path, cells: int) -> Facts:
-    """Run as many trials of nothing as a plain Tune grid, with the study's settings of Ray.
+def bare(folder: Path, cells: int, writing: bool, logs: bool) -> Facts:
+    """Run a plain Tune grid.
 
-    How many trials Tune has pending is left to Tune, which knows what is best for a grid.
+    Tune's output and its checkpoints are off, and processes go on with further trials: that is not
+    its default, which would make it many times slower.
+
+    Args:
+        folder: Where trials and Tune write.
+        cells: How many trials.
+        writing: Whether each trial writes what a cell of ours does, rather than nothing.
+        logs: Leave Tune as it comes: it logs every trial as CSV, JSON and for TensorBoard, and
+            saves the experiment's state. Else it has a study's settings.
     """
-    del os.environ["TUNE_MAX_PENDING_TRIALS_PG"]
+    for name in RAY_SETTINGS:
+        # How many trials are pending is always left to Tune, which knows what is best for a grid.
+        if name.startswith("TUNE_") and (logs or name == "TUNE_MAX_PENDING_TRIALS_PG"):
+            del os.environ[name]
     from ray import tune
 
-    from experiments.benchmarks.idle import BareTrainable
+    from experiments.benchmarks.idle import BareTrainable, WritingTrainable
     from orchestrator.cluster.connection import connected
 
     tuner = tune.Tuner(
-        BareTrainable,
-        param_space={"value": tune.grid_search(list(range(cells)))},
+        WritingTrainable if writing else BareTrainable,
+        param_space={"seed": tune.grid_search(list(range(cells))), "folder": str(folder / "cells")},
         tune_config=tune.TuneConfig(reuse_actors=True),
         run_config=tune.RunConfig(
             name="bare",
@@ -56,9 +67,9 @@ def bare(folder: Path, cells: int) -> Facts:
         ),
     )
     with connected(None, verbose=False), Memory() as memory:
-        seconds, results = timed(tuner.fit)
+        facts, results = costs(tuner.fit)
     ended = sum(result.metrics["done"] for result in results)
-    return {"seconds": seconds, "ended": ended, "kb_per_cell": memory.kb_per_cell()}
+    return facts | {"ended": ended, "kb_per_cell": memory.kb_per_cell()}
 
 
 def ours(folder: Path, cells: int) -> Facts:
@@ -75,7 +86,8 @@ def slots(folder: Path, cells: int, gpu: float) -> Facts:
     reports = [cell.last_report() for cell in stored(study)]
     number = json.loads(os.environ["RAY_OVERRIDE_RESOURCES"])["CPU"]
     spans = [(report["began"], report["time"]) for report in reports]
-    return facts | {"ended": len(spans), "busy": busy_share(spans, number)}
+    processes = len({report["process"] for report in reports})
+    return facts | {"ended": len(spans), "busy": busy_share(spans, number), "processes": processes}
 
 
 class Memory:
@@ -191,7 +203,7 @@ def launched(study: Path) -> Facts:
     train, facts = training.Training.run, {}
 
     def run(*arguments: Any, **options: Any) -> None:
-        facts["seconds"], _ = timed(lambda: train(*arguments, **options))
+        facts.update(costs(lambda: train(*arguments, **options))[0])
 
     options = Options(study=str(study), storage=study.parent, stages=("train",))
     with (
@@ -237,6 +249,13 @@ def timed(call: Callable[[], Any]) -> tuple[float, Any]:
     start = time.perf_counter()
     result = call()
     return time.perf_counter() - start, result
+
+
+def costs(call: Callable[[], Any]) -> tuple[Facts, Any]:
+    """Return the seconds of a call by the clock and of this process's CPU time, and its result."""
+    before = time.process_time()
+    seconds, result = timed(call)
+    return {"seconds": seconds, "cpu": time.process_time() - before}, result
 
 
 def finished(command: list[Any]) -> str:

@@ -5,12 +5,14 @@
 Cells of no work go the way of real ones, through study, store, search, observer and progress; only
 in place of training they write what a training writes. Parts, each in processes of its own:
 
-- grid: the training stage's time over that of a plain Tune grid of as many trials of nothing, on
-  as many CPUs as there are, with the same settings of Ray. Both take turns; the median of the
-  ratios counts. And by how much the driver's memory grows with every cell.
+- grid: the training stage's time over that of plain Tune grids of as many trials, on as many CPUs
+  as there are. Their trials write what cells of ours write, or do nothing; Tune logs every trial as
+  CSV, JSON and for TensorBoard and saves the experiment's state, as it comes (our cells have CSV
+  and TensorBoard logs), or does neither. All take turns; the medians of the ratios count. And by
+  how much the driver's memory grows with every cell.
 - slots: cells that wait for unequal times, on logical CPUs or GPUs. Counted is the share of the
   slots' time in which a cell was at work, from the moment when all slots were until the last cell
-  began. Cells on GPUs have a process each, whose start counts as idle.
+  began.
 - restart: from the start of a finished study's launch to the end of its process, which imports no
   Ray.
 - writes: the time that a cell's writes take, with weights as large as the demo's or those of
@@ -40,6 +42,14 @@ Facts = dict[str, Any]
 MEGABYTES = {"the demo": 2.0, "DeiT-Tiny": 22.1}
 """Size of the weights."""
 CELL_SECONDS = 60
+AS_IT_COMES: Facts = {"writing": True, "logs": True}
+BARE: tuple[Facts, ...] = (
+    AS_IT_COMES,
+    {"writing": True, "logs": False},
+    {"writing": False, "logs": True},
+    {"writing": False, "logs": False},
+)
+"""The plain grids; see `launches.bare`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,23 +92,32 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def grid(options: argparse.Namespace) -> Iterator[Row]:
-    """Compare the training stage with a plain Tune grid."""
-    pairs = [
-        (child("bare", cells=options.cells), child("ours", cells=options.cells))
+    """Compare the training stage with plain Tune grids, which take turns with it."""
+    runs = [
+        (
+            child("ours", cells=options.cells),
+            *(child("bare", cells=options.cells, **o) for o in BARE),
+        )
         for _ in range(options.repeats)
     ]
-    each = ", ".join(f"{ours['seconds']:.1f}/{bare['seconds']:.1f}" for bare, ours in pairs)
-    yield Row(
-        measured=f"{options.cells} cells of no work over the bare grid",
-        value=statistics.median(ours["seconds"] / bare["seconds"] for bare, ours in pairs),
-        target="at most 1.10",
-        details=f"{pairs[0][1]['ended']} trained; seconds: {each}",
-    )
+    ours = [facts for facts, *_ in runs]
+    for number, bare in enumerate(BARE, start=1):
+        pairs = [(run[0], run[number]) for run in runs]
+        each = ", ".join(f"{own['seconds']:.1f}/{plain['seconds']:.1f}" for own, plain in pairs)
+        cpu = statistics.median(own["cpu"] / plain["cpu"] for own, plain in pairs)
+        logs = "with" if bare["logs"] else "without"
+        yield Row(
+            measured=f"{options.cells} cells of no work over a plain grid of trials that "
+            f"{'write the same' if bare['writing'] else 'do nothing'}, {logs} Tune's logs",
+            value=statistics.median(own["seconds"] / plain["seconds"] for own, plain in pairs),
+            target="at most 1.10" if bare == AS_IT_COMES else "",
+            details=f"{ours[0]['ended']} trained; seconds: {each}; driver's CPU time: {cpu:.2f}",
+        )
     yield Row(
         measured="growth of the driver's memory a cell, kB",
-        value=statistics.median(ours["kb_per_cell"] for _, ours in pairs),
+        value=statistics.median(facts["kb_per_cell"] for facts in ours),
         target="below 100",
-        details=f"bare grid: {statistics.median(b['kb_per_cell'] for b, _ in pairs):.0f}",
+        details=f"plain grid: {statistics.median(run[1]['kb_per_cell'] for run in runs):.0f}",
     )
 
 
@@ -117,7 +136,8 @@ def slots(options: argparse.Namespace) -> Iterator[Row]:
             measured=f"share of the time in which {options.slots} logical {kind} are busy",
             value=facts["busy"],
             target="at least 0.95",
-            details=f"{facts['ended']} cells of {lengths.replace(' ', ' to ')} s",
+            details=f"{facts['ended']} cells of {lengths.replace(' ', ' to ')} s "
+            f"in {facts['processes']} processes",
         )
 
 

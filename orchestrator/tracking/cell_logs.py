@@ -189,6 +189,9 @@ class _EventsFile:
         now = time.time()
         self._file = (folder / f"events.out.tfevents.{now:010.0f}.tokensweep").open("wb")
         self.time = now
+        self._points: list[Summary.Value] = []
+        """Of the newest report: one event holds them all."""
+        self._step = 0
         self._add(Event(file_version="brain.Event:2"))
 
     @property
@@ -197,9 +200,9 @@ class _EventsFile:
         return self
 
     def add_scalar(self, tag: str, value: float, global_step: int) -> None:
-        """Add a point of a curve."""
-        point = Summary(value=[Summary.Value(tag=tag, simple_value=value)])
-        self._add(Event(step=global_step, summary=point))
+        """Add a point of a curve; `flush` follows once for all points of a report."""
+        self._points.append(Summary.Value(tag=tag, simple_value=value))
+        self._step = global_step
 
     def add_summary(self, summary: Summary) -> None:
         """Add what is no point of a curve."""
@@ -207,6 +210,8 @@ class _EventsFile:
 
     def flush(self) -> None:
         """Let readers see what was added."""
+        self._add(Event(step=self._step, summary=Summary(value=self._points)))
+        self._points.clear()
         self._file.flush()
 
     def close(self) -> None:

@@ -33,8 +33,7 @@ class TrialObserver(tune.Callback):
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
     ) -> None:
         """Show the cell as running, and no longer as failed, unless it is to end at once."""
-        if trial.config["reused"]:
-            _name_steps(trial)
+        _name_steps(trial)
         if self._store.stop_file.exists():
             return
         self._store.cell(cell_of(trial)).clear_error()
@@ -64,6 +63,8 @@ class TrialObserver(tune.Callback):
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
     ) -> None:
         """Hand a trained cell on; a cell that was interrupted has only been saved."""
+        if trial.last_result.get("process_spent"):
+            _end_process(trial)
         if trial.last_result.get("interrupted"):
             self._progress.set_state(cell_of(trial), CellState.INTERRUPTED)
         if trial.last_result.get("storage_full"):
@@ -133,6 +134,15 @@ def _name_steps(trial: Trial) -> None:
     actor = trial.temporary_state.ray_actor
     vars(actor).pop("train", None)  # The name that an earlier cell has given.
     actor.train = actor.train.options(name=f"{cell_of(trial)}.train")
+
+
+def _end_process(trial: Trial) -> None:
+    """Have Tune end the trial's process with it.
+
+    Tune hands a process on to a trial that asks for the same: for this, nobody does.
+    """
+    request = trial.placement_group_factory
+    trial.placement_group_factory = tune.PlacementGroupFactory(request.bundles, name="spent")
 
 
 def reason_of(trial: Trial) -> str:

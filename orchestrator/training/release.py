@@ -62,6 +62,17 @@ class ReleaseOrder:
         """Tell whether no cell will follow: what is left, if anything, waits in vain."""
         return not self._live and self._first_ready() is None
 
+    def without_room(self) -> list[str]:
+        """Return the ids of released cells for which those before them leave no room."""
+        left, without_room = dict(self.room()), []
+        for cell_id, config in self._live.items():
+            wanted = {kind: config[kind.lower()] * config["workers"] for kind in ("CPU", "GPU")}
+            if any(left.get(kind, 0.0) < amount - 1e-6 for kind, amount in wanted.items()):
+                without_room.append(cell_id)
+            else:
+                left = {kind: left.get(kind, 0.0) - amount for kind, amount in wanted.items()}
+        return without_room
+
     def stopped(self, cell_id: str) -> Config:
         """Take a cell that is no longer alive; whoever waits for it goes on waiting."""
         return self._live.pop(cell_id)
@@ -86,14 +97,7 @@ class ReleaseOrder:
     def _is_full(self) -> bool:
         if self.max_concurrent is not None and len(self._live) >= self.max_concurrent:
             return True
-        left, without_room = dict(self.room()), 0
-        for config in self._live.values():
-            wanted = {kind: config[kind.lower()] * config["workers"] for kind in ("CPU", "GPU")}
-            if any(left.get(kind, 0.0) < amount - 1e-6 for kind, amount in wanted.items()):
-                without_room += 1
-            else:
-                left = {kind: left.get(kind, 0.0) - amount for kind, amount in wanted.items()}
-        return without_room >= self.ahead
+        return len(self.without_room()) >= self.ahead
 
     def _first_ready(self) -> Config | None:
         ready = (c for c in self._waiting.values() if c["prerequisite"] not in self._unfinished)

@@ -5,6 +5,7 @@ from typing import Any
 
 from ray.tune.experiment import Experiment, Trial
 from ray.tune.experiment.config_parser import _create_trial_from_spec, _make_parser
+from ray.tune.registry import get_trainable_cls
 from ray.tune.search import SearchAlgorithm
 
 from orchestrator.training.release import Config, ReleaseOrder
@@ -82,11 +83,16 @@ class CellSearch(SearchAlgorithm):
         """Take from the experiment what every trial has in common."""
         experiment = experiments[0] if isinstance(experiments, list) else experiments
         self._spec = dict(experiment.spec)
+        self._trainable = get_trainable_cls(self._spec["run"])
 
     @property
     def total_samples(self) -> int:
         """Trials still to be released."""
         return len(self._order)
+
+    def without_room(self) -> list[str]:
+        """Return the ids of released cells for which there is no room yet."""
+        return self._order.without_room()
 
     def next_trial(self) -> Trial | None:
         """Return the next cell's trial, None while none may begin."""
@@ -104,8 +110,8 @@ class CellSearch(SearchAlgorithm):
             evaluated_params={"cell": cell_id},
         )
         trial.__class__ = CellTrial  # Tune makes no other trials than its own.
+        trial.trainable = self._trainable
         trial.max_failures = self._retries(config)
-        trial.get_json_state = _nothing_to_restore
         return trial
 
     def on_trial_complete(
@@ -136,11 +142,3 @@ class CellSearch(SearchAlgorithm):
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune stores its search for a restore, which a launch never does.
-
-
-def _nothing_to_restore() -> tuple[str, str]:
-    """Return what Tune is to save of a trial, twice: the store tells the next launch all it needs.
-
-    What it would save, of every result's every number, took a third of the driver's time.
-    """
-    return "{}", "{}"

@@ -20,10 +20,11 @@ from orchestrator.data.datasets import dataset_root
 from orchestrator.errors import UserError
 from orchestrator.interrupts import Interrupts
 from orchestrator.packing.sharing import Reserved
-from orchestrator.packing.shortages import MemoryScheduler, Shortages
+from orchestrator.packing.shortages import Shortages
 from orchestrator.storage.free_space import FreeSpace
 from orchestrator.storage.store import CellState, Store, waits_for
 from orchestrator.training.observer import TrialObserver
+from orchestrator.training.scheduler import CellScheduler
 from orchestrator.training.search import CellSearch
 from orchestrator.watching.progress import Progress
 from trainables.cell import Cell
@@ -33,7 +34,9 @@ RETRIES = 2
 """How often a cell that fails is tried again, from its last state, before it is given up."""
 
 READY_FOR_OLD_PROCESSES = 4
-"""Cells released ahead where processes go on with other cells: Tune keeps those that one awaits."""
+"""Cells released ahead where there is no GPU: Tune keeps as many processes as cells await one.
+
+With GPUs a single one, or cells that need a whole GPU would be overtaken for ever."""
 
 TEACHER_FAILED = "teacher failed"
 """What the log calls it where a cell is given up without an attempt of its own."""
@@ -82,7 +85,7 @@ class Training:
             stopping=lambda: interrupts.requested,
             held=FreeSpace(self.store.path, progress.note).is_short,
             room=remembered(ray.cluster_resources),
-            ahead=READY_FOR_OLD_PROCESSES if self._reuses_actors else 1,
+            ahead=1 if self.cluster.gpus else READY_FOR_OLD_PROCESSES,
             out_of_memory=shortages.after,
             on_released=lambda cell_id: progress.set_state(cell_id, CellState.PENDING),
             on_given_up=lambda cell_id, teacher: self._give_up(cell_id, teacher, progress),
@@ -100,8 +103,8 @@ class Training:
             param_space={"trial": tune.grid_search(configs)},
             tune_config=tune.TuneConfig(
                 search_alg=search,
-                scheduler=MemoryScheduler(shortages),
-                reuse_actors=self._reuses_actors,
+                scheduler=CellScheduler(shortages, search.without_room),
+                reuse_actors=True,
                 trial_name_creator=_cell_id,
                 trial_dirname_creator=_cell_id,
             ),
@@ -137,12 +140,6 @@ class Training:
             shutil.rmtree(launch, ignore_errors=True)
         return traces.absolute()
 
-    @property
-    def _reuses_actors(self) -> bool:
-        # A new process imports torch and timm for seconds; on a GPU it is worth that, for a clean
-        # CUDA state.
-        return not self.cluster.gpus
-
     def _give_up(self, cell_id: str, teacher_id: str, progress: Progress) -> None:
         """Declare a cell failed because its teacher has; it has not used up an attempt."""
         stored, teacher = self.store.cell(cell_id), self.store.cell(teacher_id)
@@ -170,7 +167,6 @@ class Training:
         teacher = self.store.cell(cell.prerequisite).path if cell.prerequisite else None
         return {
             "cell_id": cell.id,
-            "reused": self._reuses_actors,
             # Text: Tune copies and measures whatever numbers it finds in there.
             "cell": cell.model_dump_json(),
             "folder": str(self.store.cell(cell.id).path.absolute()),

@@ -1,6 +1,7 @@
 """The benchmark of the orchestrator: its own arithmetic, and that it runs and reports facts."""
 
 import json
+import re
 
 import pytest
 
@@ -32,10 +33,14 @@ def test_a_finished_study_and_a_cells_writes(tmp_path, capsys, monkeypatch):
 @pytest.mark.slow
 def test_cells_of_no_work_on_ray(tmp_path):
     arguments = "--parts grid slots --cells 5 --slots 2 --waiting-cells 4 --seconds 0.1 0.3"
-    ratio, memory, *busy = rows_of(tmp_path, *arguments.split())
-    assert ratio["details"].startswith("5 trained; ")
-    assert ratio["value"] > 0
-    assert "bare grid: " in memory["details"]
-    for row in busy:
-        assert row["details"] == "4 cells of 0.1 to 0.3 s"
+    *ratios, memory, cpus, gpus = rows_of(tmp_path, *arguments.split())
+    assert len(ratios) == 4
+    assert [row["target"] for row in ratios] == ["at most 1.10", "", "", ""]
+    for row in ratios:
+        assert row["details"].startswith("5 trained; ")
+        assert row["value"] > 0
+    assert "plain grid: " in memory["details"]
+    for row in (cpus, gpus):
+        # One does where the other takes longer to start than all cells.
+        assert re.fullmatch("4 cells of 0.1 to 0.3 s in [12] processes", row["details"])
         assert 0 < row["value"] <= 1

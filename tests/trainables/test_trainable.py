@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from trainables import cell_training, files, patience
+from trainables import cell_training, files, patience, process
 from trainables.cell_folder import CellFolder
 from trainables.patience import StorageError
 from trainables.trainable import FinetuneTrainable
@@ -25,11 +25,10 @@ CLIPPED = {"clip_grad": 1.0}
 def start(tmp_path, image_folder):
     """Return a function that starts a cell's trial in `tmp_path/cell`, as Tune would."""
 
-    def start(cell, reused=False):
+    def start(cell, gpu=0):
         return FinetuneTrainable(
             {
                 "cell_id": cell.id,
-                "reused": reused,
                 "cell": cell.model_dump_json(),
                 "folder": str(tmp_path / "cell"),
                 "data_root": str(image_folder),
@@ -41,7 +40,7 @@ def start(tmp_path, image_folder):
                 "stop_file": str(tmp_path / "stop"),
                 "workers": 1,
                 "cpu": 1,
-                "gpu": 0,
+                "gpu": gpu,
             }
         )
 
@@ -245,10 +244,31 @@ def test_all_workers_are_reserved_at_once(workers, empty_head):
     assert request.head_bundle_is_empty is empty_head
 
 
-def test_a_trial_is_named_after_its_cell_unless_others_follow_in_its_process(make_cell, start):
+def test_a_trial_is_named_after_the_first_cell_of_its_process(make_cell, start):
     cell = make_cell()
-    assert repr(start(cell)) == cell.id
-    assert repr(start(cell, reused=True)) == f"{cell.id} and later cells"
+    assert repr(start(cell)) == f"{cell.id} and later cells"
+
+
+@pytest.mark.parametrize(
+    ("gpu", "seconds", "memory", "spent"),
+    [
+        (0.5, 200.0, 0, False),
+        (0.5, 400.0, 0, True),
+        (0.5, 200.0, 2**30, True),
+        (0, 400.0, 0, False),
+    ],
+    ids=["young", "old", "leaking", "without GPUs"],
+)
+def test_a_process_with_a_gpu_ends_when_it_is_old_or_leaks(
+    make_cell, start, monkeypatch, gpu, seconds, memory, spent
+):
+    monkeypatch.setenv("TOKENSWEEP_DEVICE", "cpu")
+    monkeypatch.setattr(process, "memory_in_use", lambda: memory)
+    trial = start(make_cell(), gpu=gpu)
+    trial._began -= seconds
+    assert [report.get("process_spent") for report in run(trial)][-1] is spent
+    trial.reset_config(trial.config)
+    assert trial.train()["process_spent"] is spent  # Another cell makes it no younger.
 
 
 class Bomb:
