@@ -173,11 +173,10 @@ class CellTraining:
 
     def _save(self, finetuning: Finetuning) -> int:
         """Save the state to go on from; return its bytes."""
-        buffer = io.BytesIO()
-        torch.save(finetuning.state_dict(), buffer)
-        self._folder.save_last(finetuning.step, buffer.getvalue())
+        state = as_bytes(finetuning.state_dict())
+        self._folder.save_last(finetuning.step, state)
         self._checkpoint_due = time.monotonic() + self._checkpoint_seconds
-        return buffer.tell()
+        return len(state)
 
     def _from_store(self, access: Callable[[], T]) -> T:
         """Return on all ranks what the first one finds; wait while the storage fails."""
@@ -196,3 +195,10 @@ class CellTraining:
 
     def _stopping(self) -> bool:
         return self._stop_file.exists()
+
+
+def as_bytes(state: dict[str, Any]) -> bytes:
+    """Return a resume state as a file holds it."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    return buffer.getvalue()

@@ -31,11 +31,11 @@ def test_a_finished_study_and_a_cells_writes(tmp_path, capsys, monkeypatch):
 
 
 @pytest.mark.slow
-def test_cells_of_no_work_on_ray(tmp_path):
+def test_cells_of_no_work_on_ray(tmp_path, monkeypatch):
+    monkeypatch.setattr(orchestrator, "BARE", orchestrator.BARE[::3])  # The first and the last.
     arguments = "--parts grid slots --cells 5 --slots 2 --waiting-cells 4 --seconds 0.1 0.3"
     *ratios, memory, cpus, gpus = rows_of(tmp_path, *arguments.split())
-    assert len(ratios) == 4
-    assert [row["target"] for row in ratios] == ["at most 1.10", "", "", ""]
+    assert [row["target"] for row in ratios] == ["at most 1.10", ""]
     for row in ratios:
         assert row["details"].startswith("5 trained; ")
         assert row["value"] > 0
