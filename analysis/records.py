@@ -1,6 +1,6 @@
 """A cell as the analysis sees it: facts and metrics, and the arrays its evaluation left."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Self
@@ -111,6 +111,14 @@ class CellArtifacts:
     def cls(self) -> dict[int, np.ndarray]:
         """CLS features after each stage block and the last block, block -> [M, C]."""
         return _by_block(self.features, "cls")
+
+
+def cells_at_rate(records: Sequence[CellRecord], rate: float) -> list[CellRecord]:
+    """Cells run at a keep rate, and those that meet it all the same: see `meets_every_rate`."""
+    own = [record for record in records if record.keep_rate == rate]
+    methods = {record.method for record in own}
+    free = [r for r in records if r.meets_every_rate and r.method not in methods]
+    return own + free
 
 
 def read_arrays(source: Source) -> dict[str, np.ndarray]:

@@ -1,6 +1,6 @@
 """The stages of a launch that need Ray: train, evaluate each cell as it is trained, compare."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,6 +18,7 @@ from orchestrator.interrupts import Interrupts
 from orchestrator.packing.calibrating import Calibrating, Calibrations
 from orchestrator.packing.sharing import Hardware, Reserved
 from orchestrator.results.comparing import ComparisonError, Driver, write_tables
+from orchestrator.results.sampling import write_samples
 from orchestrator.results.tasks import evaluate_cell
 from orchestrator.selection import Options, Selection
 from orchestrator.storage.disk_need import DiskPeak
@@ -89,7 +90,7 @@ class Launch:
             if self.work.train and not self.interrupts.requested:
                 self._train(cluster, reserved)
             self._finish_evaluations()
-            if self.work.compare and not self.interrupts.requested:
+            if (self.work.compare or self.work.sample) and not self.interrupts.requested:
                 return self._compare(cluster)
         return True
 
@@ -210,18 +211,27 @@ class Launch:
         self.progress.note(f"{cell_id}: evaluation failed; see {stored.error_file}")
 
     def _compare(self, cluster: Cluster) -> bool:
+        store, cells = self.selection.store, stored_cells(self.selection)
         driver = Driver(
             cpus=max(1, int(cluster.cpus)),
             stopping=lambda: self.interrupts.requested,
             say=self.progress.note,
             tell=self.progress.compare,
         )
+        if self.work.compare and not self._succeeds(
+            partial(write_tables, store, cells, driver), "the tables stay as they were"
+        ):
+            return False
+        sampling = partial(write_samples, store, cells, self.options.data, driver)
+        return not self.work.sample or self._succeeds(sampling, "the page has no new images")
+
+    def _succeeds(self, step: Callable[[], None], otherwise: str) -> bool:
         try:
-            write_tables(self.selection.store, stored_cells(self.selection), driver)
+            step()
         except ComparisonError as error:
             if error.damaged is not None:
                 self.verified.forget(error.damaged)
-            self.progress.note(f"{error}; the tables stay as they were")
+            self.progress.note(f"{error}; {otherwise}")
             return False
         return True
 

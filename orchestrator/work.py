@@ -1,12 +1,13 @@
 """What a launch has left to do, as the store tells."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from orchestrator.results.reporting import report_is_current, write_report
-from orchestrator.results.tables import tables_are_current
+from orchestrator.results.samples import samples_are_current
+from orchestrator.results.tables import fingerprint, tables_are_current
 from orchestrator.selection import Options, Selection
-from orchestrator.storage.store import CellState, StoredCell
+from orchestrator.storage.store import CellState, Store, StoredCell
 from trainables.cell import Cell
 from trainables.files import DamagedFileError
 
@@ -20,9 +21,10 @@ class Work:
     train: list[Cell]
     evaluate: list[Cell]
     compare: bool
+    sample: bool
 
     def __bool__(self) -> bool:
-        return bool(self.train or self.evaluate or self.compare)
+        return bool(self.train or self.evaluate or self.compare or self.sample)
 
 
 def left_to_do(selection: Selection, options: Options, say: Say) -> Work:
@@ -34,12 +36,13 @@ def left_to_do(selection: Selection, options: Options, say: Say) -> Work:
     train = [cell for cell in unfinished if cell.id not in trained and not cell.imported]
     evaluate = [cell for cell in unfinished if cell.id in trained]
     known = {CellState.DONE, CellState.RECORDED} & set(states.values())
-    comparable = bool(unfinished or known)
-    current = not unfinished and _is_whole(lambda: tables_are_current(selection.store, cells), say)
+    wanted = "compare" in options.stages and bool(unfinished or known)
+    compare, sample = (True, True) if unfinished else _outdated(selection.store, cells, say)
     return Work(
         train=train if "train" in options.stages else [],
         evaluate=evaluate if "evaluate" in options.stages else [],
-        compare="compare" in options.stages and comparable and not current,
+        compare=wanted and compare,
+        sample=wanted and sample,
     )
 
 
@@ -53,6 +56,14 @@ def refresh_report(selection: Selection, say: Say) -> None:
 def stored_cells(selection: Selection) -> list[StoredCell]:
     """Return all cells of the study as the store holds them."""
     return [selection.stored(cell) for cell in selection.cells]
+
+
+def _outdated(store: Store, cells: Sequence[StoredCell], say: Say) -> tuple[bool, bool]:
+    """Tell whether the tables, and whether the samples, have to be made anew."""
+    inputs = fingerprint(cells)
+    tables = _is_whole(lambda: tables_are_current(store, inputs), say)
+    samples = _is_whole(lambda: samples_are_current(store, inputs), say)
+    return not tables, not samples
 
 
 def _is_whole(check: Callable[[], bool], say: Say) -> bool:

@@ -3,7 +3,8 @@
 Only what `analysis.report.charts` uses of plotly's format is understood.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from html import unescape
 from io import BytesIO
 from textwrap import fill
@@ -29,6 +30,8 @@ FIELD_INCHES = 0.3
 LEGEND_INCHES = 1.3
 LETTERS_PER_INCH = 11
 PIXELS_PER_INCH = 100
+DOTS_PER_INCH = 150
+"""Of PNG files."""
 DASHES = {"solid": "-", "dash": "--", "dot": ":"}
 MARKERS = {
     "circle": "o", "square": "s", "diamond": "D", "triangle-up": "^", "cross": "P",
@@ -46,16 +49,12 @@ SETTINGS = {
 
 def draw(panels: Mapping[str, Figure]) -> dict[Format, bytes]:
     """Draw figures side by side, each under its title; return the file of each format."""
-    import matplotlib as mpl  # Takes a second, and only files need it.
-    from matplotlib.figure import Figure as Drawing
-
     columns = min(len(panels), COLUMNS)
     rows = -(-len(panels) // columns)
     height = max(panel["layout"].get("height", 320) for panel in panels.values())
-    with mpl.rc_context(SETTINGS):
-        width = max(_width(panel) for panel in panels.values())
-        size = (width * columns, rows * height / PIXELS_PER_INCH + 0.6)
-        drawing = Drawing(figsize=size, layout="constrained")
+    width = max(_width(panel) for panel in panels.values())
+    with drawing_of(width * columns, rows * height / PIXELS_PER_INCH + 0.6) as drawing:
+        drawing.set_layout_engine("constrained")
         axes = drawing.subplots(rows, columns, squeeze=False).flat
         for axis, (title, panel) in zip(axes, panels.items(), strict=False):
             axis.set_title(fill(_plain(title), width=int(width * LETTERS_PER_INCH)))
@@ -66,7 +65,22 @@ def draw(panels: Mapping[str, Figure]) -> dict[Format, bytes]:
         # Once for all formats, for it takes longer than all else.
         drawing.draw_without_rendering()
         drawing.set_layout_engine("none")
-        return {form: _encoded(drawing, form) for form in FORMATS}
+        return encoded(drawing)
+
+
+@contextmanager
+def drawing_of(width: float, height: float) -> "Iterator[Drawing]":
+    """Give an empty drawing of some inches, set up as all of the report's files are."""
+    import matplotlib as mpl  # Takes a second, and only files need it.
+    from matplotlib.figure import Figure as Drawing
+
+    with mpl.rc_context(SETTINGS):
+        yield Drawing(figsize=(width, height))
+
+
+def encoded(drawing: "Drawing") -> dict[Format, bytes]:
+    """Return the file of each format."""
+    return {form: _encoded(drawing, form) for form in FORMATS}
 
 
 def _width(panel: Figure) -> float:
@@ -81,7 +95,7 @@ def _encoded(drawing: "Drawing", form: Format) -> bytes:
     file = BytesIO()
     # The date would make every file a new one.
     metadata = {"Date": None} if form == "svg" else None
-    drawing.savefig(file, format=form, dpi=1.5 * PIXELS_PER_INCH, metadata=metadata)
+    drawing.savefig(file, format=form, dpi=DOTS_PER_INCH, metadata=metadata)
     return file.getvalue()
 
 

@@ -1,22 +1,27 @@
 """The figures of a page, which are also written to files of their own."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 
 from analysis.report import markup
 from analysis.report.charts import Figure
-from analysis.report.drawing import draw
+from analysis.report.drawing import Format, draw
 
 
 class Figures:
     """Collects the figures of a page under names of their own."""
 
     def __init__(self) -> None:
-        self._figures: dict[str, Mapping[str, Figure]] = {}
+        self._figures: dict[str, Callable[[], Mapping[Format, bytes]]] = {}
 
     def add(self, name: str, panels: Mapping[str, Figure]) -> None:
         """Take figures by title, which are side by side in one file, without showing them."""
-        self._figures[_file_name(name)] = panels
+        self.add_drawn(name, partial(draw, panels))
+
+    def add_drawn(self, name: str, draw: Callable[[], Mapping[Format, bytes]]) -> None:
+        """Take a figure that is drawn in a way of its own; `draw` returns each format's file."""
+        self._figures[_file_name(name)] = draw
 
     def shown(self, name: str, panels: Mapping[str, Figure], width: float = 20) -> str:
         """Take figures by title and return them side by side as HTML; see `markup.panels`."""
@@ -25,8 +30,8 @@ class Figures:
 
     def files(self) -> Iterator[tuple[str, bytes]]:
         """Draw every figure in every format; yield the files' names and contents."""
-        for name, panels in self._figures.items():
-            for form, content in draw(panels).items():
+        for name, draw_figure in self._figures.items():
+            for form, content in draw_figure().items():
                 yield f"{name}.{form}", content
 
 

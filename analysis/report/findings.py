@@ -7,6 +7,7 @@ import pandas as pd
 
 from analysis.records import CellRecord
 from analysis.report.figures import Figures
+from analysis.samples import Sample
 from analysis.tables import table
 
 
@@ -20,6 +21,8 @@ class Findings:
     """Tables by name (`analysis.tables.SCHEMAS`)."""
     provenance: Mapping[str, str]
     """Where the numbers come from, name -> value."""
+    samples: Sequence[Sample] = ()
+    """Chosen images with what cells made of them."""
     figures: Figures = field(default_factory=Figures)
     """Filled by the sections."""
 

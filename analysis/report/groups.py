@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.records import CellRecord
+from analysis.records import CellRecord, cells_at_rate
 from analysis.report.style import BASELINE
 
 Key = tuple[str, ...]
@@ -59,14 +59,6 @@ def group(records: Sequence[CellRecord], field: str) -> dict[Any, list[CellRecor
 def rates_of(records: Sequence[CellRecord]) -> list[float]:
     """Keep rates of the cells, ascending."""
     return sorted({record.keep_rate for record in records})
-
-
-def cells_at_rate(records: Sequence[CellRecord], rate: float) -> list[CellRecord]:
-    """Cells run at a keep rate, and those that meet it all the same: see `meets_every_rate`."""
-    own = [record for record in records if record.keep_rate == rate]
-    methods = {record.method for record in own}
-    free = [r for r in records if r.meets_every_rate and r.method not in methods]
-    return own + free
 
 
 def images_used(records: Sequence[CellRecord]) -> str:

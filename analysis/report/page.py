@@ -13,6 +13,7 @@ from analysis.records import CellRecord
 from analysis.report import (
     maps_compared,
     markup,
+    overlays,
     overview,
     patterns,
     performance,
@@ -20,6 +21,7 @@ from analysis.report import (
 )
 from analysis.report.figures import Figures
 from analysis.report.findings import Findings
+from analysis.samples import Sample
 
 
 class Section(NamedTuple):
@@ -37,6 +39,7 @@ SECTIONS = (
     Section("cost", "Cost", performance.cost),
     Section("ranks", "Ranks", statistics.ranks),
     Section("depth", "Token depth", patterns.token_depth),
+    Section("images", "On single images", overlays.images),
     Section("maps", "Depth maps compared", maps_compared.compared),
     Section("similarity", "Similarity of methods", patterns.similarity),
     Section("correlations", "Likeness and accuracy", statistics.correlations),
@@ -60,6 +63,7 @@ def render(
     records: Sequence[CellRecord],
     tables: Mapping[str, pd.DataFrame],
     provenance: Mapping[str, str],
+    samples: Sequence[Sample] = (),
 ) -> Report:
     """Write the report of a study, finished or not, as one HTML page that needs no network.
 
@@ -69,15 +73,16 @@ def render(
         tables: Tables by name (`analysis.tables.SCHEMAS`); absent or empty ones are said to
             be missing.
         provenance: What to state about the origin of the numbers, name -> value.
+        samples: Chosen images of its settings, with what the cells made of them.
     """
-    findings = Findings(records, tables, provenance)
+    findings = Findings(records, tables, provenance, samples)
     content = [markup.section(s.anchor, s.title, s.body(findings)) for s in SECTIONS]
     page = Template(_asset("page.html")).substitute(
         title=escape(study_name),
         links="\n".join(markup.link(f"#{s.anchor}", s.title) for s in SECTIONS),
-        style=_asset("style.css"),
+        style=_asset("style.css") + _asset("overlays.css"),
         plotly=get_plotlyjs(),
-        script=_asset("script.js"),
+        script=_asset("script.js") + _asset("overlays.js"),
         content="\n".join(content),
     )
     return Report(page, findings.figures)

@@ -238,6 +238,7 @@ def finish(selection: Selection) -> None:
     from analysis.tables import table
     from experiments.benchmarks.idle import IdleTraining
     from orchestrator.provenance import provenance
+    from orchestrator.results.samples import publish_samples
     from orchestrator.results.tables import TABLES, fingerprint, publish_tables
 
     store, cells = selection.store, [selection.stored(cell) for cell in selection.cells]
@@ -250,7 +251,9 @@ def finish(selection: Selection) -> None:
         for evaluation in cell.evaluations().values():
             evaluation.write(metrics, images, arrays)
         cell.discard_states()
-    publish_tables(store, {name: table(name, []) for name in TABLES}, fingerprint(cells))
+    inputs = fingerprint(cells)
+    publish_tables(store, {name: table(name, []) for name in TABLES}, inputs)
+    publish_samples(store, [], inputs)
 
 
 def timed(call: Callable[[], Any]) -> tuple[float, Any]:

@@ -121,7 +121,7 @@ def find(store: Store, all_jobs: Sequence[Job], findings: Findings, driver: Driv
                 lane.submit(job.name, job.kinds, *map(loaded.get, job.cells))
             for name, outcome in lane.poll(seconds=0.2):
                 if isinstance(outcome, Exception):
-                    raise _error(name, outcome) from outcome
+                    raise error_of(name, outcome) from outcome
                 findings.add(under_way[name], outcome)
                 loaded.release(under_way.pop(name))
             left = len(to_do) + len(lane)
@@ -198,7 +198,8 @@ def _tables(
     return tables | {"heatmaps": heatmaps_table(tables["depth_maps"], done)}
 
 
-def _error(name: str, outcome: Exception) -> ComparisonError:
+def error_of(name: str, outcome: Exception) -> ComparisonError:
+    """Return the error that tells why a task failed."""
     cause = outcome
     while isinstance(inner := getattr(cause, "cause", None), Exception):
         cause = inner  # What a task raised, perhaps one that loads what another needs.

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from orchestrator.results.records import record_of
+from orchestrator.results.samples import read_samples, sample_digests
 from orchestrator.results.tables import fingerprint, read_tables
 from orchestrator.storage.store import Store, StoredCell
 from trainables.files import (
@@ -38,7 +39,8 @@ def write_report(store: Store, cells: Sequence[StoredCell]) -> None:
     study = store.read_study()
     provenance = {"git commit": str(study["git_commit"]), **study["versions"]}
     records = [record_of(cell) for cell in cells]
-    page, figures = render(study["name"], records, read_tables(store), provenance)
+    tables, samples = read_tables(store), read_samples(store)
+    page, figures = render(study["name"], records, tables, provenance, samples)
     write_atomic(store.report, page.encode())
     drawn = {}
     for name, content in figures.files():
@@ -62,7 +64,7 @@ def _record(store: Store) -> StorePath:
 
 
 def _inputs(store: Store, cells: Sequence[StoredCell]) -> dict[str, Any]:
-    """Return what the page depends on: the cells, and the tables as they are."""
+    """Return what the page depends on: the cells, and tables and samples as they are."""
     tables = store.tables / "inputs.json"
     made = digest(tables.read_bytes()) if tables.exists() else None
-    return {"cells": fingerprint(cells), "tables": made}
+    return {"cells": fingerprint(cells), "tables": made, "samples": sample_digests(store)}

@@ -31,10 +31,10 @@ TABLES = (
 )
 
 
-def tables_are_current(store: Store, cells: Sequence[StoredCell]) -> bool:
-    """Tell whether the tables are whole and made from just these cells as they are now."""
+def tables_are_current(store: Store, inputs: Mapping[str, str]) -> bool:
+    """Tell whether the tables are whole and made from cells with just this fingerprint."""
     record = read_sealed_json(store.tables / "inputs.json")
-    if record is None or record["inputs"] != fingerprint(cells):
+    if record is None or record["inputs"] != inputs:
         return False
     for name, expected in record["files"].items():
         if name.removesuffix(".parquet") not in TABLES:

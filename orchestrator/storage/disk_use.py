@@ -28,6 +28,7 @@ KINDS = {
     ),
     "comparisons": r"comparisons/[^/]+\.json",
     "tables": r"tables/(\w+\.parquet|inputs\.json)",
+    "samples": r"samples/[^/]+\.json",
     "report": r"report/(index\.html|inputs\.json)|figures/[^/]+\.(svg|png)",
     "Tune": r"tune/launch-\d+/.+",
     "left over": r"(.+/)?\.[^/]+\.[0-9a-f]+\.tmp|stop-[^/]+",

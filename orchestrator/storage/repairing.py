@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from rich.console import Console
 
 from orchestrator.data.datasets import work_shown
+from orchestrator.results.samples import repair_samples
 from orchestrator.storage.driver_lock import driving
 from orchestrator.storage.store import Store, StoredCell
 from orchestrator.storage.verified import Verified
@@ -56,6 +57,7 @@ def verify_study(store: Store, console: Console) -> list[DamagedFileError]:
     with driving(store.path, console.print, lambda holder: None):
         damaged = _repair_all(store.cell_ids(), store, repair, verified, console)
         damaged += Findings(store.comparisons).read()
+        damaged += repair_samples(store)
         verified.save()
     for error in damaged:
         console.print(f"{error}; removed", markup=False, highlight=False, soft_wrap=True)

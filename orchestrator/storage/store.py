@@ -92,6 +92,11 @@ class Store:
         return self.path / "comparisons"
 
     @property
+    def samples(self) -> StorePath:
+        """Folder of the chosen images, with what cells made of them."""
+        return self.path / "samples"
+
+    @property
     def report(self) -> StorePath:
         """The study's page."""
         return self.path / "report" / "index.html"

@@ -5,6 +5,7 @@ import json
 import pytest
 import yaml
 
+from orchestrator.results.samples import RULE, samples_are_current
 from orchestrator.results.tables import publish_tables, tables_are_current
 from trainables.files import (
     DamagedFileError,
@@ -53,7 +54,15 @@ def test_a_table_is_one_of_those_that_a_study_has(store, name):
     path = store.tables / "inputs.json"
     write_sealed_json(path, {"inputs": {}, "files": {f"{name}.parquet": digest(b"")}})
     with pytest.raises(DamagedFileError, match="inputs.json is damaged: '.*' is no table"):
-        tables_are_current(store, [])
+        tables_are_current(store, {})
+
+
+@leading_out
+def test_a_sample_lies_where_samples_do(store, name):
+    record = {"rule": RULE, "inputs": {}, "files": [name]}
+    write_sealed_json(store.samples / "inputs.json", record)
+    with pytest.raises(DamagedFileError, match="inputs.json is damaged: '.*' is no sample"):
+        samples_are_current(store, {})
 
 
 def test_removing_a_folder_follows_no_link(tmp_path):
