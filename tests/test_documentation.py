@@ -14,6 +14,7 @@ import typer
 import yaml
 
 import reduction
+from analysis.samples import Sample, SampledCell, SampledImage
 from analysis.tables import SCHEMAS
 from orchestrator.cli import app
 from orchestrator.study import SHIPPED, Grid, Resources, Study
@@ -152,6 +153,13 @@ def evaluation(request):
         return evaluate_cell(
             cell, weights, data_root=None, device=torch.device("cpu"), threads=1, batch_size=4
         )
+
+
+def test_every_key_of_a_sample_is_documented():
+    table = documented(section("docs/tables.md", "## samples/SETTING.json"), "key")
+    assert set(table) == set(Sample.model_fields)
+    for name, model in (("chosen", SampledImage), ("cells", SampledCell)):
+        assert set(model.model_fields) <= set(code(table[name]["meaning"]))
 
 
 @pytest.mark.parametrize("kind", ["patterns", "features"])

@@ -73,6 +73,7 @@ def write_samples(
                 if isinstance(outcome, Exception):
                     raise error_of(f"images for {file}", outcome) from outcome
                 write_sealed_json(store.samples / file, outcome)
+            driver.tell(0, 0)  # Nothing is left to compare, and the display goes on.
             if driver.stopping():
                 return
     finally:

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from orchestrator.cli import main
+from orchestrator.results.samples import read_samples
 from orchestrator.results.tables import TABLES
 from orchestrator.storage.store import CellState
 
@@ -82,6 +83,20 @@ def test_the_page_is_whole_and_needs_no_network(finished):
     assert page.rstrip().endswith("</html>")
     assert all(cell.cell().method in page for cell in cells_of(finished))
     assert 'src="http' not in page
+
+
+def test_images_are_chosen_and_shown_with_what_each_method_did(finished):
+    (sample,) = read_samples(finished.store)
+    assert {cell.cell_id for cell in sample.cells} == set(finished.store.cell_ids())
+    assert sample.grid == (8, 8)
+    page = finished.store.report.read_text()
+    for place, chosen in enumerate(sample.chosen):
+        assert chosen.picture in page
+        for cell in sample.cells:
+            kept = {block: rows[place].count("+") for block, rows in cell.overlays.items()}
+            if "-topk-tiny-r0.5" in cell.cell_id:
+                assert kept == {3: 32, 6: 16, 9: 8}
+    assert (finished.store.figures / "tokens-on-images-digits-tiny.png").exists()
 
 
 def test_running_again_does_nothing_and_needs_no_ray(finished, capsys, monkeypatch):
