@@ -10,7 +10,7 @@ from analysis.overlays import COLOUR_LETTERS, HUES, group_overlay, kept_overlay
 
 def test_kept_patches_are_marked_row_by_row_and_padding_nowhere():
     assert kept_overlay(np.array([4, 0, 255, 255], np.uint8), 6) == "+...+."
-    assert kept_overlay(np.array([-1, 5]), 6) == ".....+"
+    assert kept_overlay(np.array([-1, 4]), 6) == "....+."
     assert kept_overlay(np.array([], np.uint8), 3) == "..."
 
 
