@@ -9,6 +9,7 @@ import shlex
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,17 @@ import timm
 import torch
 
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """A row of a table of unlike things, each with its target."""
+
+    measured: str
+    value: float
+    target: str
+    """`at least ...`, or else what is not to be exceeded."""
+    details: str
 
 
 def environment(options: argparse.Namespace) -> dict[str, Any]:

@@ -52,6 +52,7 @@ AREAS = {
     ),
     "input": Area("--repeats 3", "images_per_second", ("augmentation", "images", "processes")),
     "training": Area("--threads 1 --clock cpu --batch-size 8 --repeats 3", higher_is_better=None),
+    "sharing": Area(""),
     "packing": Area("", "ratio", ("GPUs",), higher_is_better=False),
     "analysis": Area("", higher_is_better=None),
     "orchestrator": Area("", higher_is_better=None),

@@ -19,7 +19,7 @@ Writes `training.json` and `training.md` into the output folder and prints the t
 import argparse
 import statistics
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import cached_property, partial
 from pathlib import Path
 from typing import cast
@@ -34,7 +34,7 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 import reduction
-from experiments.benchmarks.results import CLOCKS, environment, line, write
+from experiments.benchmarks.results import CLOCKS, Measurement, environment, line, write
 from trainables import evaluation
 from trainables.calibration import CLASSES, Rehearsal
 from trainables.cell import Cell
@@ -49,22 +49,12 @@ NOTHING = cast(Split, ())
 Turn = Callable[[], object]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """One comparison."""
-
-    measured: str
-    value: float
-    target: str
-    details: str
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure what the command line asks for."""
     options = parse(arguments)
     torch.set_num_threads(options.threads or torch.get_num_threads())
     bench, rows = Benchmark(options), []
-    print(line(Row.__annotations__), flush=True)
+    print(line(Measurement.__annotations__), flush=True)
     for row in (bench.plain_host(), *bench.methods(), bench.evaluation()):
         rows.append(asdict(row))
         print(line(rows[-1].values()), flush=True)
@@ -110,39 +100,39 @@ class Benchmark:
             ema_decay=0.999,
         )
 
-    def plain_host(self) -> Row:
+    def plain_host(self) -> Measurement:
         """Compare the loop with timm's."""
         ours, theirs = self._baseline.seconds_a_step, TimmLoop(self._recipe, self._device).step
         pairs = self._turns(ours, theirs)
-        return Row(
+        return Measurement(
             measured=f"training {self._options.host}, images/s over those of timm's loop",
             value=statistics.median(timm / own for own, timm in pairs),
             target="at least 1",
             details=self._speeds("timm's", [own for own, _ in pairs], [t for _, t in pairs]),
         )
 
-    def methods(self) -> Iterator[Row]:
+    def methods(self) -> Iterator[Measurement]:
         """Compare what each method gains with the work that it saves."""
         for method in self._options.methods:
             reduced = self._rehearsal(method)
             pairs = self._turns(reduced.seconds_a_step, self._baseline.seconds_a_step)
             speed_up = statistics.median(plain / own for own, plain in pairs)
             work = reduced.macs_an_image() / self._baseline.macs_an_image()
-            yield Row(
+            yield Measurement(
                 measured=f"training {method} at {self._options.keep_rate}, speed-up times work",
                 value=speed_up * work,
                 target="at least 0.85",
                 details=f"speed-up {speed_up:.2f}, work {work:.3f}",
             )
 
-    def evaluation(self) -> Row:
+    def evaluation(self) -> Measurement:
         """Compare an evaluation with a forward pass."""
         cell, images = self._cell("topk"), self._images()
         weights = self._rehearsal("topk").model.state_dict()
         model = build_model(cell, CLASSES, pretrained=False).to(self._device).eval()
         run = partial(evaluated, cell, weights, images, self._device)
         pairs = self._turns(run, partial(self._forward, model, images))
-        return Row(
+        return Measurement(
             measured="evaluating topk, time over that of a plain forward pass",
             value=statistics.median(whole / plain for whole, plain in pairs),
             target="at most 1.2",

@@ -1,0 +1,186 @@
+"""Measure what sharing a device is worth: cells one after the other, and all at once.
+
+    python experiments/benchmarks/sharing.py --cells 1 2 4
+
+Each cell trains in a process of its own, on noise that is there before the clock starts. Alone it
+has all threads of the device; together the cells share them, or the GPU. Both take turns; a value
+is the median of the ratio of the images a second of all cells together over those of one alone.
+`--mps` does the same once more through NVIDIA's multi-process service, started for the purpose.
+
+Writes `sharing.json` and `sharing.md` into the output folder and prints the table.
+"""
+
+import argparse
+import multiprocessing
+import os
+import shutil
+import statistics
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass
+from multiprocessing.queues import SimpleQueue
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
+from unittest import mock
+
+import torch
+
+import reduction
+from experiments.benchmarks.results import Measurement, environment, line, write
+from trainables.calibration import Rehearsal
+from trainables.cell import Cell
+from trainables.recipe import Recipe
+
+WARM_UP_STEPS = 2
+SECONDS_TO_START = 600
+"""Then a process no longer waits for the others: one of them has failed."""
+MPS = "nvidia-cuda-mps-control"
+
+Spans = SimpleQueue[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Load:
+    """What one process trains."""
+
+    host: str
+    method: str
+    batch_size: int
+    image_size: int
+    steps: int
+    device: str
+    threads: int
+
+    def cell(self) -> Cell:
+        """Return a cell of this kind."""
+        recipe = Recipe(
+            host=self.host,
+            image_size=self.image_size,
+            batch_size=self.batch_size,
+            accumulation=1,
+        )
+        return Cell(
+            dataset="noise",
+            method=self.method,
+            capacity="tiny",
+            keep_rate=1.0 if self.method == "deit" else 0.5,
+            reduction_loc=(3, 6, 9),
+            recipe=recipe,
+        )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure what the command line asks for."""
+    options = parse(arguments)
+    print(line(Measurement.__annotations__), flush=True)
+    rows = []
+    for through_mps in (False, True) if options.mps else (False,):
+        with mps() if through_mps else nullcontext():
+            for cells in options.cells:
+                rows.append(asdict(measure(cells, options, through_mps=through_mps)))
+                print(line(rows[-1].values()), flush=True)
+    write(options.out, "sharing", rows, environment(options))
+    print(f"wrote sharing.json and sharing.md into {options.out}")
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--cells", type=int, nargs="+", default=[2], help="at once (default: %(default)s)")
+    add("--device", default="cpu", help="such as cuda (default: cpu)")
+    add("--host", default="deit_tiny_patch16_224", help="a timm VisionTransformer")
+    add("--method", default="deit", choices=list(reduction.METHODS))
+    add("--image-size", type=int, default=224)
+    add("--batch-size", type=int, default=8)
+    add("--steps", type=int, default=6)
+    add("--threads", type=int, default=len(os.sched_getaffinity(0)), help="of the whole device")
+    add("--repeats", type=int, default=3)
+    add("--mps", action="store_true", help="once more through NVIDIA's multi-process service")
+    add("--out", type=Path, default=Path("runs/benchmarks"), help="folder (default: %(default)s)")
+    options = parser.parse_args(arguments)
+    if options.mps and not shutil.which(MPS):
+        parser.error(f"--mps needs {MPS}, which is not installed")
+    return options
+
+
+def measure(cells: int, options: argparse.Namespace, *, through_mps: bool) -> Measurement:
+    """Compare so many cells at once with one alone."""
+    alone = _load(options, options.threads)
+    shared = _load(options, max(1, options.threads // cells))
+    pairs = [(speed(alone, 1), speed(shared, cells)) for _ in range(options.repeats)]
+    one, all_of_them = (statistics.median(speeds) for speeds in zip(*pairs, strict=True))
+    return Measurement(
+        measured=f"{cells} cells at once over one after the other{', MPS' * through_mps}",
+        value=statistics.median(together / single for single, together in pairs),
+        target="at least 1.8" if cells == 4 and options.device != "cpu" else "at least 1",
+        details=f"{all_of_them:.1f} images/s together, {one:.1f} alone",
+    )
+
+
+def speed(load: Load, processes: int) -> float:
+    """Return the images a second of so many processes that train at the same time."""
+    context = multiprocessing.get_context("spawn")
+    barrier, spans = context.Barrier(processes), context.SimpleQueue()
+    workers = [
+        context.Process(target=_train, args=(load, barrier, spans)) for _ in range(processes)
+    ]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+        if worker.exitcode:
+            raise RuntimeError(f"a process that trains ended with status {worker.exitcode}")
+    began, ended = zip(*(spans.get() for _ in workers), strict=True)
+    return processes * load.steps * load.batch_size / (max(ended) - min(began))
+
+
+def _train(load: Load, barrier: Barrier, spans: Spans) -> None:
+    """Train some steps once all are ready; tell when they began and ended."""
+    rehearsal = Rehearsal(
+        load.cell(), host_weights=None, device=torch.device(load.device), threads=load.threads
+    )
+    for _ in range(WARM_UP_STEPS):
+        rehearsal.seconds_a_step()
+    barrier.wait(SECONDS_TO_START)
+    began = time.monotonic()
+    for _ in range(load.steps):
+        rehearsal.seconds_a_step()
+    spans.put((began, time.monotonic()))
+
+
+def _load(options: argparse.Namespace, threads: int) -> Load:
+    return Load(
+        options.host,
+        options.method,
+        options.batch_size,
+        options.image_size,
+        options.steps,
+        options.device,
+        threads,
+    )
+
+
+@contextmanager
+def mps() -> Iterator[None]:
+    """Run NVIDIA's multi-process service for the processes started in the context."""
+    with tempfile.TemporaryDirectory() as folder:
+        places = {
+            "CUDA_MPS_PIPE_DIRECTORY": folder,
+            "CUDA_MPS_LOG_DIRECTORY": folder,
+        }
+        with mock.patch.dict(os.environ, places):
+            subprocess.run([MPS, "-d"], check=True)  # noqa: S603
+            try:
+                yield
+            finally:
+                subprocess.run([MPS], input=b"quit\n", check=False)  # noqa: S603
+
+
+if __name__ == "__main__":
+    main()
