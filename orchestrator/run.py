@@ -1,5 +1,6 @@
 """One launch of a study: find out what is left to do, do it, and say how it stands."""
 
+from contextlib import suppress
 from functools import partial
 
 from rich.console import Console
@@ -34,7 +35,7 @@ def run_study(options: Options, console: Console) -> int:
     interrupts = Interrupts(store.stop_file)
     compared = True
     say = partial(_say, console)
-    with driving(store.path, say, interrupts.lose), interrupts.handled():
+    with driving(store.path, say, interrupts.lose), interrupts.handled(), patience(say):
         store.create(selection.study.model_dump(mode="json") | provenance(), selection.cells)
         verified = Verified(store.path)
         damaged = _repair(selection, verified, console)
@@ -57,7 +58,8 @@ def run_study(options: Options, console: Console) -> int:
                 compared = _do_stages(selection, options, forecast, interrupts, progress, verified)
         except KeyboardInterrupt:
             interrupts.requested = True
-        verified.save()
+        with patience(seconds=0), suppress(OSError):  # Files are only read again then.
+            verified.save()
     status = _conclude(selection, options, interrupts, console)
     return status if compared else status or SOME_FAILED
 

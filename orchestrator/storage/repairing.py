@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 
 from rich.console import Console
 
@@ -75,7 +76,11 @@ def _repair_all(
     damaged: list[DamagedFileError] = []
     started = time.monotonic()
     with ThreadPoolExecutor(READERS) as threads, work_shown(console) as show:
-        repaired = threads.map(repair, map(store.cell, cell_ids))
+        # Each thread has the patience of this one.
+        contexts = [copy_context() for _ in cell_ids]
+        repaired = threads.map(
+            lambda context, cell_id: context.run(repair, store.cell(cell_id)), contexts, cell_ids
+        )
         for number, errors in enumerate(repaired, start=1):
             damaged += errors
             if verified.files_read and time.monotonic() - started > SILENT_SECONDS:

@@ -5,7 +5,8 @@ Python imports a module of this name as it starts. Environment variables choose 
     FAULT_CLOCK     a seed: the wall clock jumps back and forth, by up to a day, time and again
     FAULT_PATIENCE  seconds for which a storage that fails is tried again
     FAULT_STORAGE   a file: while it exists nothing below its folder can be made durable or renamed;
-                    it holds the name of the error, such as ENOSPC
+                    it holds the name of the error, such as ENOSPC. A line for each program that
+                    was disturbed goes to a file beside it, FAULT_STORAGE.log
 """
 
 import errno
@@ -38,6 +39,8 @@ def _failing(call: Callable[..., Any], flag: Path) -> Callable[..., Any]:
             return call(where, *arguments, **options)
         path = os.readlink(f"/proc/self/fd/{where}") if isinstance(where, int) else where
         if name and Path(path).is_relative_to(flag.parent):
+            with flag.with_name(f"{flag.name}.log").open("a") as log:
+                log.write(f"{program}\n")
             number = getattr(errno, name)
             raise OSError(number, os.strerror(number), str(path))
         return call(where, *arguments, **options)
@@ -48,7 +51,8 @@ def _failing(call: Callable[..., Any], flag: Path) -> Callable[..., Any]:
 PROGRAMS = {"full_grid.py", "default_worker.py"}
 """What is under faults: drivers and the processes that train, not the rest of Ray."""
 
-under_faults = bool(PROGRAMS & {Path(argument).name for argument in sys.orig_argv})
+program = next((n for a in sys.orig_argv if (n := Path(a).name) in PROGRAMS), None)
+under_faults = program is not None
 if under_faults and (seed := os.environ.get("FAULT_CLOCK")):
     draw = random.Random(f"{seed} {os.getpid()}")
     time.time = _jumping(time.time, 1, draw)

@@ -11,6 +11,7 @@ from rich.console import Console
 from orchestrator.run import run_study
 from orchestrator.selection import Options
 from orchestrator.storage.store import Store
+from trainables.store_path import store_path
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ def cell():
 @pytest.fixture
 def store(tmp_path) -> Store:
     """Return the store of a study with one cell, of which there is nothing yet."""
-    store = Store(tmp_path / "study")
+    store = Store(store_path(str(tmp_path)) / "study")
     store.create({"name": "study"}, [CELL])
     return store
 

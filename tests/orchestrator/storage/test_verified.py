@@ -1,7 +1,9 @@
 """What is known to be whole is not read again; what has changed, or is doubted, is."""
 
+import errno
 import os
 import pickle
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -11,6 +13,7 @@ from orchestrator.storage.store import CellState
 from orchestrator.storage.verified import Verified, written
 from trainables.cell import Cell
 from trainables.files import DamagedFileError
+from trainables.patience import patience
 
 
 @pytest.fixture
@@ -103,3 +106,21 @@ def test_a_damaged_file_is_told_by_another_process(tmp_path):
         tmp_path / "file",
         f"{tmp_path}/file is damaged: it is torn",
     )
+
+
+def test_a_storage_that_fails_for_a_moment_is_waited_for(stored, cell, launch, monkeypatch):
+    """In the threads that read, too."""
+    monkeypatch.setattr("trainables.patience.SHORTEST_PAUSE", 0.001)
+    failures, read = [OSError(errno.EIO, "no answer")] * 3, Path.read_bytes
+
+    def fails_at_first(path):
+        if failures and path.name == "model.safetensors":
+            raise failures.pop()
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", fails_at_first)
+    said = []
+    with patience(said.append, seconds=60):
+        assert launch([cell]) == (5, [])
+    assert len(said) == 2
+    assert "model.safetensors: no answer" in said[0]
