@@ -215,6 +215,17 @@ def import_wandb(
     import_runs(project, study_at(study), checkpoints, host, Console())
 
 
+@app.command("export-wandb")
+def export_wandb(
+    storage: Storage,
+    project: Annotated[str, typer.Argument(metavar="ENTITY/PROJECT", help="W&B project.")],
+) -> None:
+    """Upload a study's tables, figures and page as a run of a W&B project."""
+    from orchestrator.exchange.export_wandb import export_study
+
+    export_study(find_study(storage_path(storage)), project, Console())
+
+
 @app.command()
 def clean(
     storage: Storage,

@@ -21,6 +21,18 @@ API_KEY = "0123456789abcdef" * 2 + "01234567"
 
 
 @dataclass
+class RecordedArtifact:
+    """What the server knows of an artifact."""
+
+    name: str
+    type: str
+    run: str
+    files: list[str] = field(default_factory=list)
+    """Names of those that were uploaded, under `/upload/artifact-NUMBER/`."""
+    committed: bool = False
+
+
+@dataclass
 class RecordedRun:
     """What the server knows of a run."""
 
@@ -120,6 +132,7 @@ class WandbServer:
         self.api_key = api_key
         self.runs: dict[str, RecordedRun] = {}
         """By name, which is the id that the client gave."""
+        self.artifacts: list[RecordedArtifact] = []
         self.uploads: dict[str, bytes] = {}
         self.operations: list[str] = []
         """Names of the GraphQL operations, in the order of the requests."""
@@ -167,6 +180,11 @@ class WandbServer:
             "UpsertBucket": self._upsert,
             "GetDefaultEntity": self._viewer,
             "Runs": self._page_of_runs,
+            "ArtifactType": self._artifact_type,
+            "CreateArtifact": self._create_artifact,
+            "CreateArtifactManifest": self._create_manifest,
+            "CreateArtifactFiles": self._create_artifact_files,
+            "CommitArtifact": self._commit_artifact,
             "RunResumeStatus": self._resume_status,
             "CreateRunFiles": self._create_files,
         }.get(name)
@@ -261,6 +279,42 @@ class WandbServer:
             "user": {"name": ENTITY, "username": ENTITY},
             "historyKeys": None,
         }
+
+    def _artifact_type(self, given: dict[str, Any]) -> dict[str, Any]:
+        name = given["name"].partition(":")[0]
+        known = next(({"name": a.type} for a in self.artifacts if a.name == name), None)
+        return {"project": {"artifact": known and {"artifactType": known}}}
+
+    def _create_artifact(self, given: dict[str, Any]) -> dict[str, Any]:
+        asked = given["input"]
+        names = (asked["artifactCollectionName"], asked["artifactTypeName"], asked["runName"])
+        self.artifacts.append(RecordedArtifact(*names))
+        number = len(self.artifacts) - 1
+        sequence = {"latestArtifact": None}
+        artifact = {"id": f"artifact-{number}", "state": "PENDING", "artifactSequence": sequence}
+        return {"createArtifact": {"artifact": artifact}}
+
+    def _create_manifest(self, given: dict[str, Any]) -> dict[str, Any]:
+        url = f"{self.url}/upload/{given['artifactID']}/{given['name']}"
+        file = {"id": "file", "uploadUrl": url, "uploadHeaders": []}
+        return {"createArtifactManifest": {"artifactManifest": {"id": "manifest", "file": file}}}
+
+    def _create_artifact_files(self, given: dict[str, Any]) -> dict[str, Any]:
+        edges = []
+        for file in given["input"]["artifactFiles"]:
+            number = file["artifactID"]
+            self._artifact(number).files.append(file["name"])
+            url = f"{self.url}/upload/{number}/{file['name']}"
+            node = {"uploadUrl": url, "uploadHeaders": [], "artifact": {"id": number}}
+            edges.append({"node": node | {"storagePath": None, "uploadMultipartUrls": None}})
+        return {"createArtifactFiles": {"files": {"edges": edges}}}
+
+    def _commit_artifact(self, given: dict[str, Any]) -> dict[str, Any]:
+        self._artifact(given["artifactID"]).committed = True
+        return {"commitArtifact": {"artifact": {"id": given["artifactID"], "digest": "0" * 32}}}
+
+    def _artifact(self, number: str) -> RecordedArtifact:
+        return self.artifacts[int(number.removeprefix("artifact-"))]
 
     def _resume_status(self, given: dict[str, Any]) -> dict[str, Any]:
         run = self.runs.get(given["name"])

@@ -42,7 +42,7 @@ def export_tables(
     tables = tables_of(store)
     study = store.read_study()["name"]
     folder = folder or Path(f"{study}-tables")
-    files = _files(tables, formats, study)
+    files = files_of(tables, formats, study)
     for name, text in files.items():
         write_atomic(folder / name, text.encode())
     counts = ", ".join(
@@ -66,7 +66,7 @@ def tables_of(store: Store) -> "dict[str, pd.DataFrame]":
     return tables
 
 
-def _files(
+def files_of(
     tables: "Mapping[str, pd.DataFrame]", formats: Iterable[str], study: str
 ) -> dict[str, str]:
     """Return the content of every file by its name."""
@@ -80,12 +80,17 @@ def _files(
     return files
 
 
-def _as_csv(frame: "pd.DataFrame") -> str:
-    """Return a table as CSV: lists are JSON, missing values empty, numbers exact."""
+def with_lists_as_json(frame: "pd.DataFrame") -> "pd.DataFrame":
+    """Return a table whose lists are JSON."""
     frame = frame.copy()
     for name in frame.select_dtypes(object):
         frame[name] = frame[name].map(_json)
-    return frame.to_csv(index=False, lineterminator="\n")
+    return frame
+
+
+def _as_csv(frame: "pd.DataFrame") -> str:
+    """Return a table as CSV: missing values are empty, numbers exact."""
+    return with_lists_as_json(frame).to_csv(index=False, lineterminator="\n")
 
 
 def _json(value: Any) -> str | None:

@@ -9,8 +9,8 @@ from orchestrator.errors import UserError
 
 
 @contextmanager
-def wandb_client() -> Iterator[Any]:
-    """Yield the module `wandb`, logged in.
+def wandb_client(*, offline: bool = False) -> Iterator[Any]:
+    """Yield the module `wandb`, logged in unless it is to work offline.
 
     Raises:
         UserError: There is no key, or W&B does not answer or refuses.
@@ -19,7 +19,7 @@ def wandb_client() -> Iterator[Any]:
 
     wandb.setup(wandb.Settings(silent=True))
     try:
-        if not wandb.login(prompt=False):
+        if not (offline or wandb.login(prompt=False)):
             raise UserError("W&B has no key: set WANDB_API_KEY, or type: wandb login")
         yield wandb
     except UserError:

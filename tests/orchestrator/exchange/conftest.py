@@ -5,6 +5,7 @@ import os
 
 import pytest
 import torch
+from made_tables import compared_study
 from wandb_server import ENTITY, WandbServer
 
 from orchestrator.cli import main
@@ -27,6 +28,13 @@ def server(tmp_path, monkeypatch):
         for name, value in server.environment().items():
             monkeypatch.setenv(name, value)
         yield server
+
+
+@pytest.fixture
+def compared(tmp_path, monkeypatch):
+    """A study that has tables, in the working folder."""
+    monkeypatch.chdir(tmp_path)
+    return compared_study(tmp_path / "results")
 
 
 @pytest.fixture

@@ -6,30 +6,11 @@ import json
 
 import pandas as pd
 import pytest
+from made_tables import METRICS
 
-from analysis.records import CellRecord
-from analysis.seeds import seeds_table
-from analysis.tables import results_table
 from orchestrator.cli import main
-from orchestrator.results.tables import publish_tables, read_tables
+from orchestrator.results.tables import read_tables
 from orchestrator.storage.store import Store
-
-CELL = CellRecord(
-    cell_id="digits-topk-tiny", dataset="digits", method="topk", family="pruning", capacity="tiny",
-    keep_rate=0.5, stages=(3, 6), seed=0, state="done", series="digits-topk-tiny-r0.5",
-    metrics={"metric": "top1", "accuracy": 91.123456789012345, "tokens": {"3": 32.0, "6": 16.0}},
-)  # fmt: skip
-
-
-@pytest.fixture
-def store(tmp_path, monkeypatch):
-    """A study whose tables were made of one cell."""
-    monkeypatch.chdir(tmp_path)
-    store = Store(tmp_path / "results" / "made_up")
-    store.create({"name": "made_up"}, [])
-    results = results_table([CELL])
-    publish_tables(store, {"results": results, "seeds": seeds_table(results)}, {})
-    return store
 
 
 def export(*arguments):
@@ -38,8 +19,8 @@ def export(*arguments):
     return ended.value.code or 0
 
 
-def test_every_table_lies_in_the_folder_and_the_last_line_says_so(store, tmp_path, capsys):
-    assert export(store.path) == 0
+def test_every_table_lies_in_the_folder_and_the_last_line_says_so(compared, tmp_path, capsys):
+    assert export(compared.path) == 0
     folder = tmp_path / "made_up-tables"
     assert sorted(path.name for path in folder.iterdir()) == [
         "accuracy-digits-tiny.tex", "results.csv", "results.tex", "seeds.csv", "seeds.tex",
@@ -50,13 +31,13 @@ def test_every_table_lies_in_the_folder_and_the_last_line_says_so(store, tmp_pat
     assert r"\textbf{91.12}" in (folder / "accuracy-digits-tiny.tex").read_text()
 
 
-def test_csv_is_exact_with_lists_as_json_and_missing_values_empty(store, tmp_path):
-    assert export(store.path, "--format", "csv", "--to", tmp_path / "out") == 0
+def test_csv_is_exact_with_lists_as_json_and_missing_values_empty(compared, tmp_path):
+    assert export(compared.path, "--format", "csv", "--to", tmp_path / "out") == 0
     text = (tmp_path / "out" / "results.csv").read_text()
     (row,) = csv.DictReader(io.StringIO(text))
-    table = read_tables(store)["results"]
+    table = read_tables(compared)["results"]
     assert list(row) == list(table.columns)
-    assert float(row["accuracy"]) == CELL.metrics["accuracy"]
+    assert float(row["accuracy"]) == METRICS["accuracy"]
     assert (json.loads(row["stages"]), json.loads(row["tokens"])) == ([3, 6], [32.0, 16.0])
     missing = table.columns[table.isna().iloc[0]]
     assert len(missing) > 5
@@ -65,11 +46,11 @@ def test_csv_is_exact_with_lists_as_json_and_missing_values_empty(store, tmp_pat
     assert pd.read_csv(io.StringIO(text))["keep_rate"].tolist() == [0.5]
 
 
-def test_what_lies_there_is_replaced_whole(store, tmp_path):
+def test_what_lies_there_is_replaced_whole(compared, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "results.csv").write_text("old")
     (tmp_path / "out" / "mine.txt").write_text("mine")
-    assert export(store.path, "--to", tmp_path / "out") == 0
+    assert export(compared.path, "--to", tmp_path / "out") == 0
     assert (tmp_path / "out" / "results.csv").read_text().startswith("cell_id,")
     assert (tmp_path / "out" / "mine.txt").read_text() == "mine"
     assert not list((tmp_path / "out").glob(".*"))
@@ -82,7 +63,7 @@ def test_what_lies_there_is_replaced_whole(store, tmp_path):
         (["nowhere"], "error: nowhere holds no study"),
     ],
 )
-def test_bad_arguments_are_one_line(store, capsys, arguments, message):
+def test_bad_arguments_are_one_line(compared, capsys, arguments, message):
     assert export(*arguments) == 2
     error = capsys.readouterr().err
     assert error.startswith(message)
