@@ -19,7 +19,7 @@ def wandb_client(*, offline: bool = False) -> Iterator[Any]:
 
     wandb.setup(wandb.Settings(silent=True))
     try:
-        if not (offline or wandb.login(prompt=False)):
+        if not (offline or wandb.login(prompt=False, verify=True)):
             raise UserError("W&B has no key: set WANDB_API_KEY, or type: wandb login")
         yield wandb
     except UserError:
