@@ -8,7 +8,15 @@ import pandas as pd
 from analysis.records import CellRecord
 from analysis.report import markup, matrices
 from analysis.report.findings import Findings
-from analysis.report.groups import AT_RATE, SETTING, Key, at_each_rate, by_setting, title
+from analysis.report.groups import (
+    AT_RATE,
+    SETTING,
+    Key,
+    at_each_rate,
+    by_setting,
+    images_used,
+    title,
+)
 from analysis.report.matrices import Scale
 from analysis.report.style import BASELINE, ordered_methods
 
@@ -102,15 +110,11 @@ def _figure(
         f"How alike the token-depth maps are of {part.what}: yellow is alike. Rows are A, "
         "columns B; several seeds are averaged; a field is blank where the measure is not defined. "
         "A measure's colours mean the same in all these figures. A map is the mean over all "
-        f"evaluation images: {_images(findings)}."
+        f"evaluation images: {images_used(findings.records)}."
     )
     return markup.heading(part.heading) + markup.figure(
         markup.views(shown, ("Measure", *part.axes)), caption
     )
-
-
-def _images(findings: Findings) -> str:
-    return ", ".join(str(n) for n in sorted(findings.table("depth_maps")["images"].unique()))
 
 
 def _groups(

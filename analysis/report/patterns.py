@@ -11,7 +11,15 @@ from analysis.records import CellRecord
 from analysis.report import charts, markup, matrices, pixels
 from analysis.report.charts import Figure
 from analysis.report.findings import Findings
-from analysis.report.groups import AT_RATE, SETTING, at_each_rate, by_setting, rates_of, title
+from analysis.report.groups import (
+    AT_RATE,
+    SETTING,
+    at_each_rate,
+    by_setting,
+    images_used,
+    rates_of,
+    title,
+)
 from analysis.report.matrices import Scale
 from analysis.report.style import BASELINE, legend, method_styles, ordered_methods
 
@@ -35,13 +43,12 @@ def token_depth(findings: Findings) -> str:
         drawn = {f"{m} at {r:g}": matrices.depth_map(v, low, high) for (m, r), v in grid.items()}
         findings.figures.add(f"token depth {title(setting)}", drawn)
     scale = markup.scale(pixels.CSS_GRADIENT, f"block {low:.1f}", f"{high:.1f}: kept longest")
-    images = ", ".join(str(n) for n in sorted(table["images"].unique()))
     caption = (
         "How deep every patch of the grid lives: the mean, over images, of the block at which it "
         "was dropped (the number of blocks if it never was). Yellow patches are kept longest. "
         "Under a map: keep rate, and mean depth over the grid, in blocks; several seeds are "
         "averaged. Methods that only merge have no depth. "
-        f"Computed on all evaluation images of each cell ({images})."
+        f"Computed on all evaluation images: {images_used(mapped)}."
     )
     return markup.figure(scale + markup.views(settings, SETTING), caption)
 

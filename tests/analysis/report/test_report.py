@@ -3,6 +3,7 @@ import io
 import json
 import re
 from dataclasses import replace
+from html import unescape
 from html.parser import HTMLParser
 from xml.etree import ElementTree
 
@@ -67,6 +68,11 @@ def test_page_needs_no_network(page):
     own = page.replace(_plotly(), "")
     assert "http" not in own
     assert page.count(_plotly()) == 1
+    targets = re.findall(r'\b(?:src|href|action|poster|srcset)="?([^"\s>]*)', own)
+    assert len(targets) > 20
+    assert all(target.startswith(("#", "data:")) for target in targets)
+    assert "@import" not in own
+    assert "url(" not in own
 
 
 def _plotly():
@@ -137,6 +143,58 @@ def test_matrices_hold_the_tables_values(page, report_tables):
         for z in [h["z"]]
     ]
     assert round(rows["iou_mean"].item(), 4) in values
+
+
+def _view(page, *words):
+    """Figures of the one view that shows what these words of its selects say, in words."""
+    (found,) = (
+        view
+        for view in page.split('<div class="view"')[1:]
+        if json.loads(unescape(re.search(r'data-key="(.*?)"', view)[1])) == list(words)
+    )
+    return _figures(found.split("</figure>")[0])
+
+
+def test_depth_maps_are_compared_across_datasets_and_within_one(page, report_tables):
+    rows = report_tables["heatmaps"].query("comparison == 'models' and cell_b != ''")
+    rows = rows.query("method_a == 'topk' and method_b == 'evit' and capacity_a == 'tiny'")
+    (row,) = rows.query("dataset == 'digits' and keep_rate_a == keep_rate_b == 0.5").itertuples()
+    name = "Kullback-Leibler divergence"
+    (figure,) = _view(page, name, "digits", "tiny", "0.5")
+    (matrix,) = figure["data"]
+    a, b = (matrix["x"].index(method) for method in ("topk", "evit"))
+    assert matrix["z"][a][b] == pytest.approx(row.kl_ab, rel=1e-3)
+    assert matrix["z"][b][a] == pytest.approx(row.kl_ba, rel=1e-3)
+    assert matrix["z"][a][a] is None
+    assert "deit" not in matrix["x"]
+
+    across = report_tables["heatmaps"].query("comparison == 'datasets' and capacity_a == 'small'")
+    across = across.query("keep_rate_a == 0.5 and family_a != 'baseline'")
+    drawn = [figure["data"][0] for figure in _view(page, "SIM", "small", "0.5")]
+    assert len(drawn) == len(across) > 1
+    for matrix in drawn:
+        assert matrix["x"] == ["digits", "digits_multi"]
+        assert matrix["z"][0][1] == matrix["z"][1][0]
+    values = sorted(matrix["z"][0][1] for matrix in drawn)
+    assert values == pytest.approx(sorted(across["sim"]), rel=1e-3)
+
+
+def test_every_figure_says_on_how_many_images_it_was_computed(page):
+    captions = re.findall(r"<figcaption>(.*?)</figcaption>", page, re.DOTALL)
+    assert len(captions) == page.count("<figure>") > 12
+    assert [caption for caption in captions if "images: 48" not in caption] == []
+
+
+def test_long_tables_have_filters_and_all_can_be_reached_by_keyboard(page, report_records):
+    tables = re.findall(r'<div class="table">(.*?)</table>', page, re.DOTALL)
+    assert len(tables) > 3
+    for table in tables:
+        assert 'tabindex="0" role="region" aria-label=' in table
+        assert ('<input type="search">' in table) is (table.count("<tr><td>") >= 12)
+    (cells,) = (table for table in tables if 'data-name="cells"' in table)
+    columns = [re.sub("<.*?>", "", head) for head in re.findall(r"<th.*?</th>", cells)]
+    chosen = [columns[int(n)] for n in re.findall(r'data-column="(\d+)"', cells)]
+    assert chosen == ["Dataset", "Capacity", "Method", "State"]
 
 
 def test_ranks_are_drawn_best_first_with_the_critical_difference(report_records, report_tables):
