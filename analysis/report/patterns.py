@@ -28,8 +28,7 @@ NOTHING_COMPARED = "No two cells have been compared yet."
 
 def token_depth(findings: Findings) -> str:
     """Token-depth maps, methods down and keep rates across."""
-    table = findings.table("depth_maps")
-    maps = _maps(table)
+    maps = _maps(findings.table("depth_maps"))
     mapped = [r for r in findings.records if r.cell_id in maps and r.family != BASELINE]
     if not mapped:
         return markup.empty("No cell whose method drops patches has been evaluated yet.")
