@@ -3,6 +3,7 @@
 from collections import namedtuple
 
 import pytest
+from rich.console import Console
 
 from orchestrator.preflight import preflight
 from orchestrator.selection import Options, select
@@ -17,7 +18,7 @@ NEED = DiskNeed(weights=10, states=90, artifacts=5)
 
 def test_the_smoke_study_takes_no_more_than_was_said_and_not_much_less(finished, tmp_path):
     options = Options(study="smoke", storage=tmp_path)
-    needs = preflight(select(options), options, None).disk
+    needs = preflight(select(options), options, Console(quiet=True)).disk
     used = disk_use(finished.store.path)
     assert needs.keys() == set(finished.store.cell_ids())
     for kind, at_most in (("weights", 1.05), ("artifacts", 2.5)):
