@@ -142,7 +142,8 @@ class CellTraining:
         if report["best_improved"]:
             with part("checkpoint"):
                 written += self._save_best(finetuning)
-        if report["epoch_ended"] or stopping or time.monotonic() > self._checkpoint_due:
+        due = report["epoch_ended"] or stopping or time.monotonic() > self._checkpoint_due
+        if due and not report["finished"]:  # Then the result follows at once.
             with part("checkpoint"):
                 written += self._save(finetuning)
         seconds = time.perf_counter() - began

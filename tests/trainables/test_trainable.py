@@ -117,7 +117,7 @@ def test_a_gentler_run_is_the_gentler_recipe_from_there_on(
     make_cell, start, folder, poison, finetune
 ):
     """Its weights are those of a run that stops at the last good state and goes on clipping."""
-    cell = make_cell(lr=0.1)
+    cell = make_cell(lr=0.1, epochs=3)
     poison(lambda finetuning: finetuning.step == 6 and not recipe_of(finetuning).clip_grad)
     run(start(cell))
     state = torch.load(folder.path / "last" / "state-00000008.pt", weights_only=True)
