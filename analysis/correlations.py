@@ -1,6 +1,6 @@
 """Whether how alike two cells are goes with how much their performance differs."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -39,8 +39,34 @@ def correlations_table(results: pd.DataFrame, tables: Mapping[str, pd.DataFrame]
         The table `correlations`: a row a group of pairs, block and similarity. The q values are
         over all of the table, each coefficient's for themselves.
     """
+    parts = correlation_parts(results, tables)
+    return correlations_of([row for name, pairs in parts for row in correlation_rows(name, pairs)])
+
+
+def correlation_parts(
+    results: pd.DataFrame, tables: Mapping[str, pd.DataFrame]
+) -> list[tuple[str, pd.DataFrame]]:
+    """Return what `correlation_rows` takes, apart by table, comparison and dataset.
+
+    No group of pairs is in two parts. For the arguments see `correlations_table`.
+    """
     cells = results[results["eval_keep_rate"] == results["keep_rate"]].set_index("cell_id")
-    rows = [row for name in PLACES for row in _rows(_with_cells(tables[name], cells), name)]
+    return [
+        (name, part)
+        for name in PLACES
+        for _, part in _with_cells(tables[name], cells).groupby(
+            ["comparison", "dataset"], sort=False
+        )
+    ]
+
+
+def correlation_rows(name: str, pairs: pd.DataFrame) -> list[Row]:
+    """Return the rows of a part, q values aside: bootstrapping takes milliseconds for each."""
+    return list(_rows(pairs, name))
+
+
+def correlations_of(rows: Sequence[Row]) -> pd.DataFrame:
+    """Return the table `correlations` of the rows of all parts."""
     for coefficient in COEFFICIENTS:
         p = np.array([row[f"{coefficient}_p"] for row in rows], dtype=np.float64)
         for row, q in zip(rows, benjamini_hochberg(p), strict=True):

@@ -17,7 +17,8 @@ from orchestrator.forecast import Forecast
 from orchestrator.interrupts import Interrupts
 from orchestrator.packing.calibrating import Calibrating, Calibrations
 from orchestrator.packing.sharing import Hardware, Reserved
-from orchestrator.results.comparing import ComparisonError, Driver, write_tables
+from orchestrator.results.comparing import write_tables
+from orchestrator.results.driver import ComparisonError, Driver
 from orchestrator.results.sampling import write_samples
 from orchestrator.results.tasks import evaluate_cell
 from orchestrator.selection import Options, Selection

@@ -2,8 +2,9 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from functools import cached_property
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -54,6 +55,12 @@ class Cell(BaseModel):
     def teacher(self) -> str:
         """Who teaches this cell, if its recipe distils: a cell's id or a model's name."""
         return self.prerequisite or self.recipe.teacher.format(capacity=self.capacity)
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Return a copy with some fields changed, and so with an id of its own."""
+        copied = super().model_copy(update=update, deep=deep)
+        copied.__dict__.pop("id", None)  # Remembered of the original.
+        return copied
 
     @cached_property
     def id(self) -> str:

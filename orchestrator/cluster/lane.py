@@ -25,6 +25,10 @@ class Lane:
     def __len__(self) -> int:
         return len(self._waiting) + len(self._in_flight)
 
+    def keys(self) -> list[str]:
+        """Return the keys whose outcome is still to come, in the order of their submission."""
+        return [*self._in_flight.values(), *(key for key, _ in self._waiting)]
+
     @property
     def has_room(self) -> bool:
         """Whether what is submitted now would begin at once."""

@@ -1,25 +1,22 @@
 """The comparison stage: evaluated cells, and pairs of them, become the study's tables."""
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 
 import pandas as pd
 import ray
 
 from analysis.comparisons import Comparison, rows
-from analysis.correlations import correlations_table
-from analysis.ranks import ranks_table
 from analysis.records import CellRecord
-from analysis.seeds import seeds_table
-from analysis.tables import described, heatmaps_table, results_table, table
+from analysis.tables import described, results_table, table
 from orchestrator.cluster.lane import Lane
+from orchestrator.results.driver import IN_FLIGHT_PER_CPU, TASK_RETRIES, Driver, error_of
 from orchestrator.results.findings import Findings, Job, jobs
 from orchestrator.results.records import record_of, records_at_all_rates
+from orchestrator.results.statistics import statistics
 from orchestrator.results.tables import fingerprint, publish_tables
 from orchestrator.results.tasks import find_facts, load_cell
 from orchestrator.storage.store import CellState, Store, StoredCell
-from trainables.files import DamagedFileError
 from trainables.store_path import StorePath
 
 COMPARISONS: tuple[Comparison, ...] = ("models", "rates", "capacity")
@@ -28,35 +25,6 @@ COMPARISONS: tuple[Comparison, ...] = ("models", "rates", "capacity")
 COMPARED_TABLES = ("pruning", "merging", "features")
 DESCRIBED_TABLES = ("tokens", "depth_maps")
 """Tables that Ray tasks fill; the others follow from these and from the cells' records."""
-
-TASK_RETRIES = 5
-"""How often a task is repeated whose process dies, alone or with its node."""
-IN_FLIGHT_PER_CPU = 2
-"""So that arrays are loaded for some jobs while others compute."""
-
-
-class ComparisonError(Exception):
-    """A comparison task failed; the tables stay as they were, and what was found is kept.
-
-    Attributes:
-        damaged: The file whose damage was why, if one's was.
-    """
-
-    def __init__(self, reason: str, damaged: StorePath | None = None) -> None:
-        super().__init__(reason)
-        self.damaged = damaged
-
-
-@dataclass(frozen=True)
-class Driver:
-    """What the driver of a launch offers to a comparison."""
-
-    cpus: int
-    """CPUs of the cluster."""
-    stopping: Callable[[], bool]
-    say: Callable[[str], None]
-    tell: Callable[[int, int], None]
-    """Told, over and over, how many of how many jobs are done."""
 
 
 def write_tables(store: Store, cells: Sequence[StoredCell], driver: Driver) -> None:
@@ -84,13 +52,11 @@ def write_tables(store: Store, cells: Sequence[StoredCell], driver: Driver) -> N
     if not find(store, all_jobs, findings, driver):
         return
     results = results_table(row for cell in cells for row in records_at_all_rates(cell))
-    tables = _tables(all_jobs, findings, done)
-    statistics = {
-        "seeds": seeds_table(results),
-        "correlations": correlations_table(results, tables),
-        "ranks": ranks_table(results),
-    }
-    publish_tables(store, {"results": results} | tables | statistics, inputs)
+    compared = _tables(all_jobs, findings)
+    summed_up = statistics(results, compared, done, driver)
+    if summed_up is None:
+        return
+    publish_tables(store, {"results": results} | compared | summed_up, inputs)
     findings.keep_only(all_jobs)
 
 
@@ -178,9 +144,7 @@ class LoadedCells:
                 del self._loaded[cell.cell_id]
 
 
-def _tables(
-    all_jobs: Sequence[Job], findings: Findings, done: Sequence[CellRecord]
-) -> dict[str, pd.DataFrame]:
+def _tables(all_jobs: Sequence[Job], findings: Findings) -> dict[str, pd.DataFrame]:
     """Return the tables, in the order of the jobs, so that they repeat exactly."""
     pairs, cells = [], []
     for job in all_jobs:
@@ -194,15 +158,4 @@ def _tables(
     tables = {
         name: table(name, (row for pair in pairs for row in pair[name])) for name in COMPARED_TABLES
     }
-    tables |= {name: described(name, cells) for name in DESCRIBED_TABLES}
-    return tables | {"heatmaps": heatmaps_table(tables["depth_maps"], done)}
-
-
-def error_of(name: str, outcome: Exception) -> ComparisonError:
-    """Return the error that tells why a task failed."""
-    cause = outcome
-    while isinstance(inner := getattr(cause, "cause", None), Exception):
-        cause = inner  # What a task raised, perhaps one that loads what another needs.
-    if isinstance(cause, DamagedFileError):
-        return ComparisonError(f"{cause}; the next launch makes it again", cause.path)
-    return ComparisonError(f"comparing {name} failed: {outcome}")
+    return tables | {name: described(name, cells) for name in DESCRIBED_TABLES}

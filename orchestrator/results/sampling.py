@@ -14,7 +14,7 @@ from analysis.records import CellArtifacts, CellRecord, read_arrays
 from analysis.samples import EvaluatedCell, Sample, rate_to_choose_at, sample
 from orchestrator.cluster.lane import Lane
 from orchestrator.data.datasets import dataset_root
-from orchestrator.results.comparing import TASK_RETRIES, Driver, error_of
+from orchestrator.results.driver import TASK_RETRIES, Driver, error_of
 from orchestrator.results.records import record_of
 from orchestrator.results.samples import publish_samples, read_sample
 from orchestrator.results.tables import fingerprint

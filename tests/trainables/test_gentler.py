@@ -37,3 +37,10 @@ def test_a_gentler_cell_keeps_its_id(make_cell, asked_before):
     assert (gentler.recipe.clip_grad, gentler.recipe.lr) == (1.0, 1e-5)
     assert gentler.recipe.epochs == cell.recipe.epochs
     assert gentler.id == cell.id == expected
+
+
+def test_another_copy_of_a_cell_has_an_id_of_its_own(make_cell):
+    cell = make_cell()
+    assert cell.id == make_cell().id
+    assert cell.model_copy(update={"seed": 7}).id != cell.id
+    assert cell.model_copy(update={"seed": 7}).model_copy(update={"seed": cell.seed}).id == cell.id
