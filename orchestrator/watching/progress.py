@@ -205,7 +205,7 @@ class Progress:
             tracker.reported(cell_id, report)
 
     def compare(self, done: int, of: int) -> None:
-        """Record how many cells and pairs of cells are compared already, of how many."""
+        """Record how many steps of comparing are done already, of how many."""
         self._comparing = (done, of) if done < of else None
         self.tick()
 

@@ -130,7 +130,7 @@ class Status(Facts):
     """The launch under way, else the last one."""
     left: TimeLeft | None = None
     comparing: tuple[int, int] | None = None
-    """Cells and pairs of cells that are compared already, and all; None while none are."""
+    """Steps of comparing that are done, and all: cells, pairs, then parts of tables; or None."""
     failed: tuple[CellReason, ...] = ()
     retried: tuple[CellReason, ...] = ()
     """Cells that were tried again in the launch, with the last reason."""

@@ -174,7 +174,7 @@ def _preparations(status: Status) -> list[str]:
     words = list(dict.fromkeys(cell.preparing for cell in status.running))
     if status.comparing:
         done, of = status.comparing
-        words.append(f"comparing: {done:,} of {of:,} cells and pairs of cells")
+        words.append(f"comparing: {done:,} of {of:,} steps")
     return list(filter(None, words))
 
 

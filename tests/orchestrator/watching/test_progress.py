@@ -124,7 +124,7 @@ def test_what_cells_prepare_is_told_once(clock, terminal):
 def test_how_far_comparing_is_shows_until_it_is_done(clock):
     with make({"a": CellState.DONE})[0] as progress:
         progress.compare(1200, 6000)
-        words = "comparing: 1,200 of 6,000 cells and pairs of cells"
+        words = "comparing: 1,200 of 6,000 steps"
         assert words in map(str, status_view.status_view(progress.status()).renderables)
         clock.now += 61
         progress.compare(1201, 6000)
