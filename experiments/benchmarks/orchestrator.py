@@ -29,11 +29,11 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from experiments.benchmarks.results import environment, line, write
+from experiments.benchmarks.results import Measurement, environment, line, write
 
 ROOT = Path(__file__).parents[2]
 CHILD = "from experiments.benchmarks.launches import main; main()"
@@ -52,20 +52,10 @@ BARE: tuple[Facts, ...] = (
 """The plain grids; see `launches.bare`."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """One measurement."""
-
-    measured: str
-    value: float
-    target: str
-    details: str
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure what the command line asks for."""
     options = parse(arguments)
-    print(line(Row.__annotations__), flush=True)
+    print(line(Measurement.__annotations__), flush=True)
     rows = []
     for part in options.parts:
         for row in PARTS[part](options):
@@ -91,7 +81,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def grid(options: argparse.Namespace) -> Iterator[Row]:
+def grid(options: argparse.Namespace) -> Iterator[Measurement]:
     """Compare the training stage with plain Tune grids, which take turns with it."""
     runs = [
         (
@@ -106,14 +96,14 @@ def grid(options: argparse.Namespace) -> Iterator[Row]:
         each = ", ".join(f"{own['seconds']:.1f}/{plain['seconds']:.1f}" for own, plain in pairs)
         cpu = statistics.median(own["cpu"] / plain["cpu"] for own, plain in pairs)
         logs = "with" if bare["logs"] else "without"
-        yield Row(
+        yield Measurement(
             measured=f"{options.cells} cells of no work over a plain grid of trials that "
             f"{'write the same' if bare['writing'] else 'do nothing'}, {logs} Tune's logs",
             value=statistics.median(own["seconds"] / plain["seconds"] for own, plain in pairs),
             target="at most 1.10" if bare == AS_IT_COMES else "",
             details=f"{ours[0]['ended']} trained; seconds: {each}; driver's CPU time: {cpu:.2f}",
         )
-    yield Row(
+    yield Measurement(
         measured="growth of the driver's memory a cell, kB",
         value=statistics.median(facts["kb_per_cell"] for facts in ours),
         target="below 100",
@@ -121,7 +111,7 @@ def grid(options: argparse.Namespace) -> Iterator[Row]:
     )
 
 
-def slots(options: argparse.Namespace) -> Iterator[Row]:
+def slots(options: argparse.Namespace) -> Iterator[Measurement]:
     """Count how much of the slots' time is used."""
     lengths = " ".join(map(str, options.seconds))
     for kind, gpu in (("CPUs", 0.0), ("GPUs", 1.0)):
@@ -132,7 +122,7 @@ def slots(options: argparse.Namespace) -> Iterator[Row]:
             cells=options.waiting_cells,
             gpu=gpu,
         )
-        yield Row(
+        yield Measurement(
             measured=f"share of the time in which {options.slots} logical {kind} are busy",
             value=facts["busy"],
             target="at least 0.95",
@@ -141,10 +131,10 @@ def slots(options: argparse.Namespace) -> Iterator[Row]:
         )
 
 
-def restart(options: argparse.Namespace) -> Iterator[Row]:
+def restart(options: argparse.Namespace) -> Iterator[Measurement]:
     """Time the launch of a finished study."""
     facts = child("restart", cells=options.cells, repeats=options.repeats)
-    yield Row(
+    yield Measurement(
         measured=f"re-run of a finished study of {options.cells} cells, s",
         value=facts["seconds"],
         target="at most 1.5",
@@ -152,7 +142,7 @@ def restart(options: argparse.Namespace) -> Iterator[Row]:
     )
 
 
-def writes(options: argparse.Namespace) -> Iterator[Row]:
+def writes(options: argparse.Namespace) -> Iterator[Measurement]:
     """Time what a cell writes."""
     for model, megabytes in MEGABYTES.items():
         facts = [
@@ -160,7 +150,7 @@ def writes(options: argparse.Namespace) -> Iterator[Row]:
             for _ in range(options.repeats)
         ]
         seconds = statistics.median(fact["seconds"] for fact in facts)
-        yield Row(
+        yield Measurement(
             measured=f"writes of a one-minute cell of {model} over its time",
             value=seconds / CELL_SECONDS,
             target="below 0.01",
@@ -168,7 +158,7 @@ def writes(options: argparse.Namespace) -> Iterator[Row]:
         )
 
 
-PARTS: dict[str, Callable[[argparse.Namespace], Iterator[Row]]] = {
+PARTS: dict[str, Callable[[argparse.Namespace], Iterator[Measurement]]] = {
     "grid": grid,
     "slots": slots,
     "restart": restart,

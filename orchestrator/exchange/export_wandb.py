@@ -12,7 +12,7 @@ from orchestrator.errors import not_one_of
 from orchestrator.exchange.export import files_of, tables_of, with_lists_as_json
 from orchestrator.exchange.wandb_client import project_path, wandb_client
 from orchestrator.storage.store import Store
-from orchestrator.tracking.wandb_settings import MODES
+from orchestrator.tracking.wandb_settings import DISCREET, MODES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,17 +57,7 @@ def export_study(store: Store, project: str, console: Console) -> None:
             mode=MODES[mode],
             tags=list(filter(None, os.environ.get("WANDB_TAGS", "").split(","))) or None,
             config=_facts(store),
-            settings=wandb.Settings(
-                console="off",
-                disable_code=True,
-                disable_git=True,
-                finish_timeout_raises=True,
-                silent=True,
-                x_disable_machine_info=True,
-                x_disable_meta=True,
-                x_disable_stats=True,
-                x_save_requirements=False,
-            ),
+            settings=wandb.Settings(**DISCREET),
         )
         try:
             _log(wandb, run, store, tables, figures, Path(folder))

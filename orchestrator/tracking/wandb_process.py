@@ -20,6 +20,7 @@ import wandb
 
 from orchestrator.storage.store import CellState, Store, StoredCell
 from orchestrator.tracking.tracker import curve, metrics_of
+from orchestrator.tracking.wandb_settings import DISCREET
 from trainables.store_path import store_path
 
 FINISHING_AT_ONCE = 16
@@ -56,7 +57,7 @@ class CellRun:
             mode=mode,
             reinit="create_new",
             resume="allow",
-            settings=_settings(),
+            settings=wandb.Settings(**DISCREET),
         )
         others = Path(opening["folder"], "wandb")
         self._folder = Path(self._run.settings.sync_dir)
@@ -195,21 +196,6 @@ def follow(lines: Iterable[str]) -> None:
     for message in messages:
         publisher.take(message)
     publisher.end()
-
-
-def _settings() -> wandb.Settings:
-    """Return settings under which W&B sees the cell and neither this process nor this machine."""
-    return wandb.Settings(
-        console="off",
-        disable_code=True,
-        disable_git=True,
-        finish_timeout_raises=True,
-        silent=True,
-        x_disable_machine_info=True,
-        x_disable_meta=True,
-        x_disable_stats=True,
-        x_save_requirements=False,
-    )
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from orchestrator.errors import not_one_of
@@ -11,6 +12,19 @@ MODES = {"online": "online", "run": "online", "offline": "offline", "dryrun": "o
 OFF = "disabled"
 PROJECT = "tokensweep"
 TRUE = ("1", "true", "yes", "on")
+
+DISCREET: dict[str, Any] = {
+    "console": "off",
+    "disable_code": True,
+    "disable_git": True,
+    "finish_timeout_raises": True,
+    "silent": True,
+    "x_disable_machine_info": True,
+    "x_disable_meta": True,
+    "x_disable_stats": True,
+    "x_save_requirements": False,
+}
+"""Settings under which W&B sees what is tracked, and neither the process nor its machine."""
 
 
 @dataclass(frozen=True)
