@@ -82,14 +82,14 @@ class _Handler(BaseHTTPRequestHandler):
     """Whom the requests are for."""
 
     def do_GET(self) -> None:
-        self._reply({})
+        if not self._kept_waiting():
+            self._reply({})
 
     def do_POST(self) -> None:
         body = self._body()
-        if self.wandb.silent.is_set():
-            self.wandb.closing.wait(60)
-            self.close_connection = True
-        elif not self.wandb.allows(self.headers["Authorization"]):
+        if self._kept_waiting():
+            return
+        if not self.wandb.allows(self.headers["Authorization"]):
             self._reply({"errors": [{"message": "user is not logged in"}]}, 401)
         elif self.path.endswith("/file_stream"):
             self.wandb.stream(self.path.split("/")[-2], json.loads(body))
@@ -103,6 +103,14 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *unused: object) -> None:
         """Say nothing."""
+
+    def _kept_waiting(self) -> bool:
+        """Say nothing for long where the server is silent, and hang up."""
+        if not self.wandb.silent.is_set():
+            return False
+        self.wandb.closing.wait(60)
+        self.close_connection = True
+        return True
 
     def _body(self) -> bytes:
         data = self.rfile.read(int(self.headers["Content-Length"] or 0))

@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load
 
+from orchestrator.exchange import wandb_client
 from orchestrator.storage.store import CellState, Store
 
 
@@ -171,10 +172,17 @@ def test_what_is_wrong_is_one_line(server, call, monkeypatch, tmp_path, argument
 
 def test_a_server_that_cannot_be_reached_is_one_line(server, call, monkeypatch):
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
-    monkeypatch.setenv("WANDB_HTTP_TIMEOUT", "1")
     status, _, error = call("import-wandb", "a/b", "r/s")
     assert (status, error.count("\n")) == (2, 1)
-    assert error.startswith("error: W&B: ")
+    assert error.startswith("error: W&B: no answer from http://127.0.0.1:9: ")
+
+
+def test_a_server_that_says_nothing_is_one_line(server, call, monkeypatch):
+    monkeypatch.setattr(wandb_client, "ANSWER_SECONDS", 0.1)
+    server.silent.set()
+    status, _, error = call("import-wandb", "a/b", "r/s")
+    server.silent.clear()
+    assert (status, error) == (2, f"error: W&B: no answer from {server.url}: timed out\n")
 
 
 def test_importing_joins_a_study_that_is_there(add_run, import_project, tmp_path, store):
