@@ -29,12 +29,13 @@ def run_study(options: Options, console: Console) -> int:
     Raises:
         UserError: Something in the options, the study or the environment has to be mended first.
     """
-    selection = select(options)
+    say = partial(_say, console)
+    with patience(say):
+        selection = select(options)
+        forecast = _preflight(selection, options, console)
     store = selection.store
-    forecast = _preflight(selection, options, console)
     interrupts = Interrupts(store.stop_file)
     compared = True
-    say = partial(_say, console)
     with driving(store.path, say, interrupts.lose), interrupts.handled(), patience(say):
         store.create(selection.study.model_dump(mode="json") | provenance(), selection.cells)
         verified = Verified(store.path)

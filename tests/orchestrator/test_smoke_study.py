@@ -1,5 +1,7 @@
 """A whole study, end to end on an embedded Ray, and what it leaves."""
 
+import errno
+import os
 import shutil
 import subprocess
 import sys
@@ -11,6 +13,7 @@ import pytest
 from orchestrator.cli import main
 from orchestrator.results.samples import read_samples
 from orchestrator.results.tables import TABLES
+from orchestrator.storage import disk_need
 from orchestrator.storage.store import CellState
 
 pytestmark = pytest.mark.timeout(300)
@@ -115,6 +118,26 @@ def test_running_again_does_nothing_and_needs_no_ray(finished, capsys, monkeypat
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
+def test_a_first_look_that_fails_is_repeated(finished, monkeypatch, capsys):
+    """The storage answers nothing until the launch has said that it waits for it."""
+    look, said = os.listdir, []
+
+    def failing(path="."):
+        if str(path).startswith(str(finished.store.path)) and not said:
+            said.append(path)
+            raise OSError(errno.EIO, "Input/output error", str(path))
+        return look(path)
+
+    monkeypatch.setattr(os, "listdir", failing)
+    with pytest.raises(SystemExit) as ended:
+        main(["run", "--study", "smoke", "--storage", str(finished.storage)])
+    assert ended.value.code == 0
+    waiting, again, *others = capsys.readouterr().out.splitlines()
+    assert waiting == f"waiting for the storage, up to 300 s: {said[0]}: Input/output error"
+    assert again.startswith("the storage works again after ")
+    assert others[0] == "smoke: 5 of 5 cells done, 0 failed"
+
+
 def test_running_again_waits_for_no_big_package_and_reads_little(finished):
     code = (
         "import sys\n"
@@ -169,7 +192,8 @@ def test_the_page_follows_the_tables(finished, capsys):
         assert (finished.store.report.read_bytes() == page) is ("compare" in stages)
 
 
-def test_a_rate_added_later_is_all_that_is_evaluated(finished, tmp_path, capsys):
+def test_a_rate_added_later_is_all_that_is_evaluated(finished, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(disk_need, "_free", lambda path: 1_000_000)
     storage = tmp_path / "storage"
     shutil.copytree(finished.storage, storage)
     before = {path: path.stat().st_mtime_ns for path in storage.glob("smoke/cells/*/[!c]*")}
@@ -181,6 +205,7 @@ def test_a_rate_added_later_is_all_that_is_evaluated(finished, tmp_path, capsys)
     with pytest.raises(SystemExit) as ended:
         main(arguments)
     assert ended.value.code == 0
+    assert "the disk may run full: up to " in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in before} == before
     results = pd.read_parquet(storage / "smoke" / "tables" / "results.parquet")
     rates = sorted(zip(results["keep_rate"], results["eval_keep_rate"], strict=True))
