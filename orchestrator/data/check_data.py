@@ -1,11 +1,6 @@
 """`tokensweep check-data`: what a dataset's folder holds, and all that is wrong with it."""
 
-import multiprocessing
-import os
-import signal
-from collections.abc import Callable, Generator, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 
@@ -15,6 +10,7 @@ from rich.table import Table
 
 from orchestrator.data.datasets import work_shown
 from orchestrator.errors import UserError, not_one_of
+from orchestrator.processes import shared_out
 from trainables.data import DATASETS, file_dataset
 from trainables.data.image_files import FileSplit, undecodable
 from trainables.data.indexed import FileDataset, Index
@@ -22,6 +18,8 @@ from trainables.data.reading import Reading
 
 IMAGES_AT_A_TIME = 256
 """Images that a process decodes before it tells of them."""
+PARTS_A_PROCESS = 2
+"""Fewest parts of as many images that are worth starting a process."""
 CASES_SHOWN = 10
 """Cases of each kind of problem that are named."""
 ROUNDED = 0.01
@@ -74,7 +72,7 @@ def _undecodable(index: Index, progress: Callable[[str, int, int], None]) -> lis
     """Decode every image, several at a time; return what is said of those that cannot be."""
     parts = [part for split in (index.train, index.val) for part in _parts(split)]
     total, done, found = len(index.train) + len(index.val), 0, []
-    with closing(_decoded(parts)) as decoded:
+    with closing(shared_out(undecodable, parts, "decodes images", PARTS_A_PROCESS)) as decoded:
         for part, cases in zip(parts, decoded, strict=True):
             found += cases
             done += len(part)
@@ -86,27 +84,6 @@ def _parts(split: FileSplit) -> Iterator[FileSplit]:
     for start in range(0, len(split), IMAGES_AT_A_TIME):
         chosen = slice(start, start + IMAGES_AT_A_TIME)
         yield FileSplit(split.targets[chosen], split.root, split.names[chosen])
-
-
-def _decoded(parts: list[FileSplit]) -> Generator[list[str], None, None]:
-    processes = min(len(parts), len(os.sched_getaffinity(0)))
-    if processes < 2 or sum(map(len, parts)) <= IMAGES_AT_A_TIME:
-        yield from map(undecodable, parts)
-        return
-    pool = ProcessPoolExecutor(
-        processes,
-        # Forking a process that draws a bar from a thread of its own could hang.
-        multiprocessing.get_context("spawn"),
-        # Ctrl-C is for this process alone to answer.
-        initializer=signal.signal,
-        initargs=(signal.SIGINT, signal.SIG_IGN),
-    )
-    try:
-        yield from pool.map(undecodable, parts)
-    except BrokenProcessPool as error:
-        raise UserError("a process that decodes images died, perhaps for want of memory") from error
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def _counts(index: Index) -> Table:
