@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -9,7 +10,8 @@ import typer
 from rich.console import Console
 
 from orchestrator.cluster.ray_setup import prepare_ray
-from orchestrator.data.datasets import dataset_root
+from orchestrator.command import command_line
+from orchestrator.data.datasets import dataset_root, work_shown
 from orchestrator.errors import UserError
 from orchestrator.results.reporting import write_report
 from orchestrator.run import INTERRUPTED, SOME_FAILED, run_study
@@ -173,9 +175,16 @@ def cells(storage: Storage) -> None:
 @app.command()
 def report(storage: Storage) -> None:
     """Make the page again from the store alone, also of a study in progress."""
-    store = find_study(storage_path(storage))
-    write_report(store, [store.cell(cell_id) for cell_id in store.cell_ids()])
-    Console().print(f"report: {store.report}", highlight=False, soft_wrap=True)
+    store, console = find_study(storage_path(storage)), Console()
+    try:
+        with work_shown(console) as show:
+            cells = [store.cell(cell_id) for cell_id in store.cell_ids()]
+            write_report(store, cells, partial(show, "drawing figures"))
+    except KeyboardInterrupt:
+        words = "interrupted; what is drawn is kept. Go on with:"
+        console.print(words, command_line(), markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(INTERRUPTED) from None
+    console.print(f"report: {store.report}", highlight=False, soft_wrap=True)
 
 
 @app.command()

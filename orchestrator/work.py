@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from orchestrator.results.reporting import report_is_current, write_report
+from orchestrator.results.reporting import Tell, report_is_current, write_report
 from orchestrator.results.samples import samples_are_current
 from orchestrator.results.tables import fingerprint, tables_are_current
 from orchestrator.selection import Options, Selection
@@ -46,11 +46,13 @@ def left_to_do(selection: Selection, options: Options, say: Say) -> Work:
     )
 
 
-def refresh_report(selection: Selection, say: Say) -> None:
-    """Write the page again unless it is whole and shows the study as it is."""
+def refresh_report(
+    selection: Selection, say: Say, tell: Tell, stopping: Callable[[], bool]
+) -> None:
+    """Write the page again unless it is whole and shows the study as it is; see `write_report`."""
     cells = stored_cells(selection)
     if not _is_whole(lambda: report_is_current(selection.store, cells), say):
-        write_report(selection.store, cells)
+        write_report(selection.store, cells, tell, stopping)
 
 
 def stored_cells(selection: Selection) -> list[StoredCell]:

@@ -7,6 +7,7 @@ import pandas as pd
 
 from analysis.records import CellRecord
 from analysis.report import markup, matrices
+from analysis.report.figures import Panels
 from analysis.report.findings import Findings
 from analysis.report.groups import (
     AT_RATE,
@@ -156,7 +157,7 @@ def _shown(
         for name, rows in panels.items()
     }
     if key[0] == _IN_FILES:
-        findings.figures.add(f"depth maps by {part.side} {title(key[1:])}", plots)
+        findings.figures.add(f"depth maps by {part.side} {title(key[1:])}", Panels(plots))
     charts = [markup.chart(plot, name) for name, plot in plots.items()]
     return markup.panels(charts, matrices.width(plots))
 

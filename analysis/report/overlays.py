@@ -68,7 +68,7 @@ def images(findings: Findings) -> str:
             views[(*setting, f"{rate:g}")] = _view(panel, pictures)
             if rate == sample.keep_rate:
                 name = f"tokens on images {title(setting)}"
-                findings.figures.add_drawn(name, _mosaic(panel).draw)
+                findings.figures.add(name, _mosaic(panel))
     shared = json.dumps({"hues": HUES, "pictures": list(pictures)})
     return (
         "".join(

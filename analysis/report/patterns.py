@@ -10,6 +10,7 @@ import pandas as pd
 from analysis.records import CellRecord
 from analysis.report import charts, markup, matrices, pixels
 from analysis.report.charts import Figure
+from analysis.report.figures import Panels
 from analysis.report.findings import Findings
 from analysis.report.groups import (
     AT_RATE,
@@ -40,7 +41,7 @@ def token_depth(findings: Findings) -> str:
         grid = _mean_maps(cells, maps)
         settings[setting] = _map_grid(grid, low, high)
         drawn = {f"{m} at {r:g}": matrices.depth_map(v, low, high) for (m, r), v in grid.items()}
-        findings.figures.add(f"token depth {title(setting)}", drawn)
+        findings.figures.add(f"token depth {title(setting)}", Panels(drawn))
     scale = markup.scale(pixels.CSS_GRADIENT, f"block {low:.1f}", f"{high:.1f}: kept longest")
     caption = (
         "How deep every patch of the grid lives: the mean, over images, of the block at which it "

@@ -109,6 +109,7 @@ class Progress:
         self.sinks: list[Sink] = []
         self._trackers: list[Tracker] = []
         self._comparing: tuple[int, int] | None = None
+        self._drawing: tuple[int, int] | None = None
         self.cluster: Callable[[], ClusterFacts | None] = lambda: None
         """Tells what there is to run on at the moment."""
 
@@ -209,6 +210,11 @@ class Progress:
         self._comparing = (done, of) if done < of else None
         self.tick()
 
+    def draw(self, done: int, of: int) -> None:
+        """Record how many figures are drawn already, of how many."""
+        self._drawing = (done, of) if done < of else None
+        self.tick()
+
     def tick(self) -> None:
         """Draw and publish what is due."""
         if self._screen.due:
@@ -231,6 +237,7 @@ class Progress:
             launch=self._launch.model_copy(update={"seconds": seconds}),
             left=self._time_left(),
             comparing=self._comparing,
+            drawing=self._drawing,
             failed=tuple(self._failed.values()),
             retried=tuple(self._retried.values()),
             gentler=tuple(self._gentler.values()),

@@ -170,11 +170,14 @@ def _reserved(cell: RunningCell) -> str:
 
 
 def _preparations(status: Status) -> list[str]:
-    """Return what running cells do before they train, each once, and how far comparing is."""
+    """Return what running cells do before they train, each once, and what is done with all."""
     words = list(dict.fromkeys(cell.preparing for cell in status.running))
     if status.comparing:
         done, of = status.comparing
         words.append(f"comparing: {done:,} of {of:,} steps")
+    if status.drawing:
+        done, of = status.drawing
+        words.append(f"drawing: {done:,} of {of:,} figures")
     return list(filter(None, words))
 
 

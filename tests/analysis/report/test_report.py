@@ -1,6 +1,7 @@
 import base64
 import io
 import json
+import pickle
 import re
 from dataclasses import replace
 from html import unescape
@@ -13,6 +14,8 @@ from PIL import Image
 from plotly import graph_objects
 
 from analysis.report import render
+from analysis.report.figures import files as draw
+from analysis.report.figures import source
 from analysis.report.pixels import heat_map_uri
 from analysis.report.style import method_styles, ordered_methods
 
@@ -277,8 +280,10 @@ def test_heat_map_is_a_picture_a_pixel_a_cell():
 
 def test_every_figure_is_a_picture_in_both_formats(report_records, report_tables):
     few = [r for r in report_records if (r.dataset, r.capacity) == ("digits", "tiny")]
-    files = dict(render("s", few, report_tables, {}).figures.files())
-    names = {name.rpartition(".")[0] for name in files}
+    drawn = render("s", few, report_tables, {}).figures.drawables
+    drawn = pickle.loads(pickle.dumps(drawn))  # Other processes can draw them, too.
+    names = set(drawn)
+    files = {file: content for named in drawn.items() for file, content in draw(named).items()}
     assert set(files) == {f"{name}.{form}" for name in names for form in ("svg", "png")}
     expected = {
         "accuracy-by-keep-rate", "accuracy-by-gmacs-per-image", "accuracy-by-images-per-second",
@@ -335,6 +340,19 @@ def test_distances_from_the_baseline_are_those_of_the_table(page, report_tables)
 
 def test_the_same_figure_is_the_same_file(report_records, report_tables):
     once, again = (
-        next(render("s", report_records, report_tables, {}).figures.files()) for _ in range(2)
+        next(iter(render("s", report_records, report_tables, {}).figures.drawables.items()))
+        for _ in range(2)
     )
-    assert once == again
+    assert source(once[1]) == source(again[1])
+    assert draw(once) == draw(again)
+
+
+def test_another_figure_is_drawn_from_another_source(report_records, report_tables):
+    fewer = {name: frame for name, frame in report_tables.items() if name != "ranks"}
+    all_of_it, part = (
+        render("s", records, tables, {}).figures.drawables
+        for records, tables in ((report_records, report_tables), (report_records[1:], fewer))
+    )
+    accuracy, depth = "accuracy-by-keep-rate", "token-depth-digits-small"
+    assert source(all_of_it[accuracy]) != source(part[accuracy])
+    assert source(all_of_it[depth]) == source(part[depth])

@@ -2,11 +2,14 @@
 
 import re
 
+import pandas as pd
 import pytest
 from made_cells import CELL, finish
 
 from orchestrator.cli import main
+from orchestrator.results.reporting import report_is_current, write_report
 from trainables.cell import Cell
+from trainables.files import read_sealed_json, write_sealed_json
 
 
 def test_the_page_of_a_study_in_progress_shows_every_cell_as_it_is(store, capsys):
@@ -18,7 +21,7 @@ def test_the_page_of_a_study_in_progress_shows_every_cell_as_it_is(store, capsys
     with pytest.raises(SystemExit) as ended:
         main(["report", str(store.path)])
     assert not ended.value.code
-    assert capsys.readouterr().out == f"report: {store.report}\n"
+    assert capsys.readouterr().out == f"drawing figures\nreport: {store.report}\n"
     page = store.report.read_text()
     (cells,) = re.findall(r'<table data-name="cells">.*?</table>', page)
     rows = re.findall(r"<tr><td>.*?</tr>", cells)
@@ -28,3 +31,80 @@ def test_the_page_of_a_study_in_progress_shows_every_cell_as_it_is(store, capsys
     assert ">50.00<" in rows[0]
     assert "2 of 3 cells are not evaluated and missing here" in page
     assert "No two cells have been compared yet." in page
+
+
+@pytest.fixture
+def evaluated(store):
+    """A study of one finished cell, of which there are figures to draw."""
+    store.create({"name": "done", "git_commit": "abc", "versions": {}}, [CELL])
+    stored = finish(store.cell(CELL.id))
+    costs = {"gmacs": 1.0, "images_per_second": 10.0, "parameters": 1000}
+    predictions = pd.DataFrame({"image": [0, 1, 2]})
+    stored.evaluations()[None].write({"accuracy": 50.0} | costs, predictions, {})
+    return [stored]
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """Names of the figures that are drawn, as they are; their files hold nothing but that."""
+    names = []
+
+    def drawing(named):
+        names.append(named[0])
+        return {f"{named[0]}.svg": named[0].encode()}
+
+    monkeypatch.setattr("analysis.report.figures.files", drawing)
+    return names
+
+
+def test_only_figures_that_changed_are_drawn_again(store, evaluated, drawn):
+    told = []
+    assert write_report(store, evaluated, lambda *counts: told.append(counts))
+    assert report_is_current(store, evaluated)
+    figures = drawn.copy()
+    assert told == [(n + 1, len(figures)) for n in range(len(figures))]
+    assert len(figures) > 2
+    drawn.clear()
+    assert write_report(store, evaluated, lambda *counts: None)
+    assert drawn == []
+    (store.figures / f"{figures[1]}.svg").write_text("torn")
+    assert write_report(store, evaluated, lambda *counts: None)
+    assert drawn == [figures[1]]
+    assert report_is_current(store, evaluated)
+
+
+def test_a_report_that_is_interrupted_goes_on_with_the_next_figure(store, evaluated, drawn):
+    assert not write_report(store, evaluated, lambda *counts: None, stopping=lambda: True)
+    assert len(drawn) == 1
+    assert not report_is_current(store, evaluated)
+    assert write_report(store, evaluated, lambda *counts: None)
+    assert len(drawn) == len(set(drawn)) == len(list(store.figures.glob("*.svg")))
+    assert report_is_current(store, evaluated)
+
+
+def test_ctrl_c_tells_how_to_go_on(store, evaluated, drawn, monkeypatch, capsys):
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("orchestrator.results.reporting.FigureFiles._write", interrupt)
+    arguments = ["report", str(store.path)]
+    monkeypatch.setattr("sys.argv", ["tokensweep", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 130
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith("interrupted; what is drawn is kept. Go on with: ")
+    assert last.endswith(f"tokensweep report {store.path}")
+    assert store.report.exists()
+
+
+def test_a_record_of_before_is_no_hindrance(store, evaluated, drawn):
+    write_report(store, evaluated, lambda *counts: None)
+    path = store.report.with_name("inputs.json")
+    record = read_sealed_json(path)
+    del record["inputs"]["rule"]
+    write_sealed_json(path, record | {"figures": {"ranks.svg": "abc"}})
+    drawn.clear()
+    assert not report_is_current(store, evaluated)
+    assert write_report(store, evaluated, lambda *counts: None)
+    assert len(drawn) > 2

@@ -133,6 +133,15 @@ def test_how_far_comparing_is_shows_until_it_is_done(clock):
         assert progress.status().comparing is None
 
 
+def test_how_far_the_figures_are_shows_until_they_are_drawn(clock):
+    with make({"a": CellState.DONE})[0] as progress:
+        clock.now += 61
+        progress.draw(1200, 1300)
+        assert "drawing: 1,200 of 1,300 figures" in progress._console.file.getvalue()
+        progress.draw(1300, 1300)
+        assert progress.status().drawing is None
+
+
 def test_states_are_counted_in_order(clock):
     states = dict.fromkeys("abcd", CellState.PENDING) | {"e": CellState.FAILED}
     progress, _ = make(states)
