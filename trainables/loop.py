@@ -12,7 +12,6 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,43 +25,17 @@ from trainables.cell_data import CellData
 from trainables.data.loader import stream_seed
 from trainables.device_batches import DeviceBatches
 from trainables.distillation import Teacher
-from trainables.finite import require_finite
 from trainables.host import build_model
-from trainables.losses import LossTerms, build_mixup
+from trainables.losses import LossTerms, build_mixup, mean_terms
 from trainables.objective import Objective
 from trainables.optimizer import build_optimizer, set_learning_rates
 from trainables.parts import part
 from trainables.precision import autocast, autocast_dtype
 from trainables.ranks import ALONE, Ranks, accumulating
 from trainables.selecting import Selection, Weights
+from trainables.stretch import Lead, Stretch
 from trainables.teacher import load_teacher
 from trainables.training_pass import TrainingPass, leaves_out_parameters
-
-
-@dataclass
-class _Progress:
-    """What one call of `Finetuning.run` did."""
-
-    images: int = 0
-    losses: list[dict[str, float]] = field(default_factory=list)
-    """Terms of each step's loss."""
-    seconds: float = 0.0
-    waited: float = 0.0
-
-    def report(self) -> dict[str, Any]:
-        """Return the steps' mean loss, images a second and the share of time waited for data."""
-        if not self.losses:
-            return dict.fromkeys(("loss", "loss_terms", "images_per_second", "data_wait"))
-        terms = {
-            name: sum(step[name] for step in self.losses) / len(self.losses)
-            for name in self.losses[0]
-        }
-        return {
-            "loss": sum(terms.values()),
-            "loss_terms": terms,
-            "images_per_second": self.images / self.seconds,
-            "data_wait": self.waited / self.seconds,
-        }
 
 
 class Finetuning:
@@ -100,6 +73,7 @@ class Finetuning:
         """Optimiser steps done."""
         self._lr: float | None = None
         self._batches: DeviceBatches | None = None
+        self._lead = Lead(device)
         self._spent = {"seconds": 0.0, "waited": 0.0}
         self.data = self._open_data(data_root, host_weights, index_folder)
         self._selection = Selection(self.data, cell.recipe.batch_size, ranks)
@@ -165,16 +139,16 @@ class Finetuning:
             NonFiniteError: If a loss, the gradients or an evaluation's logits are infinite or not
                 a number. The weights are lost; those of any earlier step are good.
         """
-        progress, ended, improved = _Progress(), False, False
+        stretch, ended, improved = Stretch(self.step), False, False
         preparing = None if self.finished else self._prepare(until)
         if not (self.finished or preparing):
-            self._train_stretch(until, progress)
-            self._spent["seconds"] += progress.seconds
-            self._spent["waited"] += progress.waited
+            self._train_stretch(until, stretch)
+            self._spent["seconds"] += stretch.seconds
+            self._spent["waited"] += stretch.waited
             ended = self.step % self._steps_per_epoch == 0
             improved = ended and self.evaluate()
         return {
-            **progress.report(),
+            **stretch.report(),
             "preparing": preparing,
             "epoch": self._epoch,
             "epochs": self.cell.recipe.epochs,
@@ -253,19 +227,25 @@ class Finetuning:
         others = self._ranks.any(words is not None)
         return words or ("waiting for another worker's images" if others else None)
 
-    def _train_stretch(self, until: Callable[[], bool], progress: _Progress) -> None:
-        """Do optimiser steps until the epoch ends or `until()` holds."""
+    def _train_stretch(self, until: Callable[[], bool], stretch: Stretch) -> None:
+        """Do optimiser steps until the epoch ends or `until()` holds; read what they found."""
         end = min((self._epoch + 1) * self._steps_per_epoch, self.total_steps)
         self.model.train()
         started = time.perf_counter()
         while self.step < end:
-            self._train_step(progress)
-            progress.seconds = time.perf_counter() - started
+            self._train_step(stretch)
             if self._ranks.any(until()):
                 break
+        # A step that cannot be used is raised before anyone evaluates or saves.
+        stretch.read(self._ranks)
+        stretch.seconds = time.perf_counter() - started
+        stretch.waited = self._batches.waited() if self._batches else 0.0
 
-    def _train_step(self, progress: _Progress) -> None:
-        """Do one optimiser step over a window of batches; an epoch's last may be shorter."""
+    def _train_step(self, stretch: Stretch) -> None:
+        """Ask for one optimiser step over a window of batches; an epoch's last may be shorter.
+
+        Nothing in it waits for what the device computes of it.
+        """
         recipe, epoch = self.cell.recipe, self._epoch
         first = self.step % self._steps_per_epoch * recipe.accumulation
         window = range(first, min(first + recipe.accumulation, self.data.batches_per_epoch))
@@ -280,30 +260,12 @@ class Finetuning:
             last = number == window[-1]
             with nullcontext() if last else accumulating(self._forward):
                 batches.append(self._backward(images, targets, share=1 / len(window)))
-            progress.images += self.data.batch_images
+            stretch.images += self.data.batch_images
         norm = self._apply_gradients()
+        stretch.note(mean_terms(batches), norm, self._scaler.scale(torch.ones_like(norm)))
+        self._lead.step_asked()
         loaded.prefetch()  # While the device works on the step.
-        # An unusable step is raised before anyone saves.
-        progress.losses.append(self._checked_terms(batches, norm))
-        progress.waited += loaded.waited()
         self.step += 1
-
-    def _checked_terms(self, batches: list[LossTerms], norm: Tensor) -> dict[str, float]:
-        """Return each term's mean over a step's batches and ranks; wait for the device only here.
-
-        Raises:
-            NonFiniteError: If a term or the gradients' norm is not finite. Gradients that only
-                float16's loss scale made so do not count: the scaler has left that step out and
-                lowers the scale.
-        """
-        names = list(batches[0])
-        means = [torch.stack([terms[name] for terms in batches]).mean() for name in names]
-        *parts, gradient_norm = torch.stack([*means, norm]).tolist()
-        terms = dict(zip(names, self._ranks.sum(parts), strict=True))
-        scaled = not math.isfinite(gradient_norm) and self._scaler.get_scale() > 1
-        found = terms if scaled else terms | {"gradient norm": gradient_norm}
-        require_finite(self.step, found)
-        return terms
 
     def _loaded(self, epoch: int, number: int) -> DeviceBatches:
         """Return the batches left, from this one on; they live on from one `run` to the next."""

@@ -62,6 +62,11 @@ def keep_rate_penalty(decisions: Sequence[Tensor], keep_rate: float) -> Tensor:
     return (shares - targets[:, None]).square().mean()
 
 
+def mean_terms(batches: Sequence[LossTerms]) -> LossTerms:
+    """Return each term's mean over batches that have the same terms."""
+    return {name: torch.stack([terms[name] for terms in batches]).mean() for name in batches[0]}
+
+
 def image_losses(recipe: Recipe, task: Task, logits: Tensor, targets: Tensor) -> Tensor:
     """Return each image's loss, float32 [B], on its true target: no mixing, no smoothing.
 

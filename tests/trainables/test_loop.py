@@ -274,7 +274,7 @@ def test_a_loss_that_is_not_finite_ends_the_attempt(make_cell, finetune):
     with pytest.raises(NonFiniteError) as raised:
         finetuning.run(lambda: False)
     error = pickle.loads(pickle.dumps(raised.value))  # As from one process to another.
-    assert error.step == finetuning.step == 1
+    assert error.step == 1 < finetuning.step  # It is read with what later steps found.
     assert list(error.found) == ["classification", "keep rate", "gradient norm"]
     assert not math.isfinite(error.found["classification"])
     assert "not finite after 1 optimiser steps: classification nan, keep rate" in str(error)
