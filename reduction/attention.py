@@ -119,18 +119,27 @@ class AttentionView:
 
     def _attend(self, queries: Tensor) -> Tensor:
         attention = self.attention
+        dropout = attention.attn_drop.p if attention.training else 0.0
         if self.policy is not None:
-            probabilities = policy_softmax(queries @ self.keys.mT * attention.scale, self.policy)
-            return attention.attn_drop(probabilities).to(queries.dtype) @ self.values
+            return self._attend_by_policy(queries, self.policy, dropout)
         bias = None if self.bias is None else self.bias.to(queries.dtype)
         if attention.fused_attn:
-            dropout = attention.attn_drop.p if attention.training else 0.0
             return F.scaled_dot_product_attention(
                 queries, self.keys, self.values, attn_mask=bias, dropout_p=dropout
             )
         logits = (queries * attention.scale) @ self.keys.mT
         weights = (logits if bias is None else logits + bias).softmax(dim=-1)
         return attention.attn_drop(weights) @ self.values
+
+    def _attend_by_policy(self, queries: Tensor, policy: Tensor, dropout: float) -> Tensor:
+        attention = self.attention
+        if attention.fused_attn and not dropout:
+            return policy_attention(queries, self.keys, self.values, policy, attention.scale)
+        probabilities = policy_softmax(queries @ self.keys.mT * attention.scale, policy)
+        return attention.attn_drop(probabilities).to(queries.dtype) @ self.values
+
+
+POLICY_EPS = 1e-6
 
 
 def policy_softmax(scores: Tensor, policy: Tensor) -> Tensor:
@@ -142,10 +151,61 @@ def policy_softmax(scores: Tensor, policy: Tensor) -> Tensor:
         scores: [B, H, T, T] scaled logits.
         policy: [B, T], 1 for tokens that are kept and 0 for others.
     """
-    eps = 1e-6
     scores = at_least_float32(scores)
     itself = torch.eye(scores.shape[-1], dtype=torch.bool, device=scores.device)
     seen = torch.where(itself, 1.0, policy[:, None, None].to(scores.dtype))
     exponentials = (scores - scores.amax(dim=-1, keepdim=True)).exp() * seen
     total = exponentials.sum(dim=-1, keepdim=True)
-    return (exponentials + eps / scores.shape[-1]) / (total + eps)
+    return (exponentials + POLICY_EPS / scores.shape[-1]) / (total + POLICY_EPS)
+
+
+def policy_attention(
+    queries: Tensor, keys: Tensor, values: Tensor, policy: Tensor, scale: float
+) -> Tensor:
+    """Return `policy_softmax` of the logits times the values, [B, H, T, D], by fused attention.
+
+    The policy weighs the values instead of masking logits, so that it has a gradient where it is 0,
+    too. One more channel of the values sums its weights. One more key, which has every query's
+    largest logit, tells what a weight of 1 became in the softmax: with that, what a token sees of
+    itself and eps can be added.
+
+    Args:
+        queries: [B, H, T, D].
+        keys: [B, H, T, D].
+        values: [B, H, T, D].
+        policy: [B, T], 1 for tokens that are kept and 0 for others.
+        scale: Factor of the logits, above 0.
+    """
+    dim, kept = values.shape[-1], policy[:, None, :, None].to(values.dtype)
+    peak = _dot(queries, _best_keys(queries, keys)).to(queries.dtype)
+    own = ((_dot(queries, keys) - peak) * scale).exp()
+    width = (dim + 2 + 7) // 8 * 8  # Kernels want multiples of 8.
+    markers = torch.eye(width, dtype=keys.dtype, device=keys.device)[:, None]
+    marker_shape = (*keys.shape[:2], 1, width)
+    weighed = torch.cat((values * kept, kept.expand(*values.shape[:3], 1)), dim=-1)
+    sums = F.scaled_dot_product_attention(
+        _widened(torch.cat((queries, peak), dim=-1), width),
+        torch.cat((_widened(keys, width), markers[dim].expand(marker_shape)), dim=2),
+        torch.cat((_widened(weighed, width), markers[dim + 1].expand(marker_shape)), dim=2),
+        scale=scale,
+    )
+    average, weight, unit, _ = at_least_float32(sums).split((dim, 1, 1, width - dim - 2), dim=-1)
+    itself, eps = own * unit * (1 - kept), POLICY_EPS * unit
+    total = average + itself * values + eps * values.mean(dim=2, keepdim=True)
+    return (total / (weight + itself + eps)).to(queries.dtype)
+
+
+def _best_keys(queries: Tensor, keys: Tensor) -> Tensor:
+    """Return for each query [B, H, T, D] the key that has the largest logit with it."""
+    with torch.no_grad():
+        best = (queries @ keys.mT).argmax(dim=-1)
+    return gather_tokens(keys.flatten(0, 1), best.flatten(0, 1)).view_as(queries)
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    """Return the products [B, H, T, 1] of the rows of two tensors, at least float32."""
+    return (at_least_float32(a) * at_least_float32(b)).sum(dim=-1, keepdim=True)
+
+
+def _widened(x: Tensor, width: int) -> Tensor:
+    return F.pad(x, (0, width - x.shape[-1]))

@@ -82,13 +82,11 @@ class ReducedVisionTransformer(VisionTransformer):
         stages = stages_by_block(self)
         x = self.norm_pre(self.patch_drop(self._pos_embed(self.patch_embed(images))))
         patches = x[:, self.num_prefix_tokens :]
-        masked = self.training and any(stage.masks_in_training for stage in stages.values())
         tokens = Tokens(
             x=x,
             num_prefix=self.num_prefix_tokens,
             num_patches=patches.shape[1],
             grid=self.patch_embed.dynamic_feat_size(images.shape[-2:]),
-            policy=torch.ones_like(patches[..., 0]) if masked else None,
             image_index=image_index,
             recorder=None if record is None else record(patches),
         )

@@ -48,12 +48,12 @@ class DynamicViT(Stage):
 
     def before_block(self, tokens: Tokens) -> Tokens:
         """Keep the target count of tokens; in training, only decide."""
-        if tokens.policy is not None:
-            return self._decide(tokens, tokens.policy)
+        everything = torch.ones_like(tokens.patches[..., 0])
+        if self.training:
+            return self._decide(tokens, everything if tokens.policy is None else tokens.policy)
         target = self.spec.target(tokens.num_patches)
         if target >= tokens.count:
             return tokens
-        everything = torch.ones_like(tokens.patches[..., 0])
         index = largest(self.log_probabilities(tokens.patches, everything)[..., 0], target)
         if tokens.recorder is not None:
             tokens.recorder.keep(self.spec.block, index)

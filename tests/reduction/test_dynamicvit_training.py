@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 import reduction
-from reduction.attention import policy_softmax
+from reduction.attention import policy_attention, policy_softmax
 from reduction.methods import dynamicvit
 
 
@@ -48,6 +48,67 @@ def test_policy_attention(arrays):
     expected = arrays["policy_attention/probs_all_kept"]
     everything = torch.ones_like(policy)
     torch.testing.assert_close(policy_softmax(scores, everything), expected, rtol=0, atol=1e-6)
+
+
+def test_fused_policy_attention(arrays):
+    """With the identity as keys and values, logits are the queries and outputs probabilities."""
+    scores, policy = arrays["policy_attention/scores"], arrays["policy_attention/policy"][..., 0]
+    identity = torch.eye(scores.shape[-1]).expand_as(scores)
+    for kept, name in ((policy, "probs"), (torch.ones_like(policy), "probs_all_kept")):
+        found = policy_attention(scores, identity, identity, kept, scale=1.0)
+        torch.testing.assert_close(found, arrays[f"policy_attention/{name}"], rtol=0, atol=1e-6)
+
+
+def attention_inputs(peaked=1.0, dtype=torch.float64):
+    """Queries, keys, values, and a policy that keeps some tokens, drops some and halves one."""
+    draw = torch.Generator().manual_seed(0)
+    heads = [torch.randn(2, 3, 21, 12, generator=draw, dtype=dtype) for _ in range(3)]
+    policy = (torch.rand(2, 21, generator=draw) > 0.5).to(dtype)
+    policy[:, 4] = 0.5
+    return [x.requires_grad_() for x in (peaked * heads[0], *heads[1:], policy)]
+
+
+def materialised(queries, keys, values, policy, scale):
+    return policy_softmax(queries @ keys.mT * scale, policy).to(values.dtype) @ values
+
+
+@pytest.mark.parametrize("peaked", [1, 6, 30])
+def test_fused_and_materialised_policy_attention_are_the_same_function(peaked):
+    inputs = attention_inputs(peaked)
+    found, expected = (f(*inputs, 0.3) for f in (policy_attention, materialised))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+    direction = torch.randn(
+        found.shape, dtype=found.dtype, generator=torch.Generator().manual_seed(1)
+    )
+    ours, theirs = (torch.autograd.grad(x, inputs, direction) for x in (found, expected))
+    for gradient, expected in zip(ours, theirs, strict=True):
+        atol = 1e-11 * expected.abs().max().item()
+        torch.testing.assert_close(gradient, expected, rtol=0, atol=atol)
+    dropped = inputs[3] == 0
+    assert dropped.any()
+    assert ours[3][dropped].abs().min() > 0
+
+
+def test_fused_policy_attention_in_bfloat16():
+    inputs = attention_inputs(dtype=torch.float32)
+    rounded = [x.bfloat16() for x in inputs]
+    found, expected = policy_attention(*rounded, 0.3), materialised(*inputs, 0.3)
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.float(), expected, rtol=0, atol=0.03)
+
+
+def saved_maps(host, images):
+    """Train on images; return the shapes of the [36, 36] tensors kept for the backward pass."""
+    model = reduction.reduce(host, "dynamicvit", keep_rate=0.5, reduction_loc=(1,)).train()
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: saved.append(x.shape) or x, id):
+        model(images)
+    return [shape for shape in saved if tuple(shape[-2:]) == (36, 36)]
+
+
+def test_training_keeps_no_attention_map(make_host, small_images):
+    assert not saved_maps(make_host(), small_images)
+    assert saved_maps(make_host(attn_drop_rate=0.1), small_images), "dropout acts on a map"
 
 
 @pytest.fixture(scope="module")
