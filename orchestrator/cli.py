@@ -25,6 +25,7 @@ from trainables.files import DamagedFileError
 from trainables.patience import StorageError
 
 BAD_INPUT = 2
+DRAWING = "drawing figures"
 
 UsageError: Any = typer.BadParameter.__bases__[0]
 """What all complaints of Typer about arguments have in common; it brings a click of its own."""
@@ -173,13 +174,20 @@ def cells(storage: Storage) -> None:
 
 
 @app.command()
-def report(storage: Storage) -> None:
+def report(
+    storage: Storage,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of the datasets, for pictures of single images.")
+    ] = None,
+) -> None:
     """Make the page again from the store alone, also of a study in progress."""
     store, console = find_study(storage_path(storage)), Console()
     try:
         with work_shown(console) as show:
             cells = [store.cell(cell_id) for cell_id in store.cell_ids()]
-            write_report(store, cells, partial(show, "drawing figures"))
+            write_report(
+                store, cells, data and data.absolute(), console.print, partial(show, DRAWING)
+            )
     except KeyboardInterrupt:
         words = "interrupted; what is drawn is kept. Go on with:"
         console.print(words, command_line(), markup=False, highlight=False, soft_wrap=True)

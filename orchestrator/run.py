@@ -83,7 +83,9 @@ def _do_stages(
         launch = Launch(selection, options, work, forecast, interrupts, progress, verified)
         compared = launch.go(address)
     if "report" in options.stages and not interrupts.requested:
-        refresh_report(selection, progress.note, progress.draw, lambda: interrupts.requested)
+        refresh_report(
+            selection, options.data, progress.note, progress.draw, lambda: interrupts.requested
+        )
     return compared
 
 

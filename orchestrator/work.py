@@ -2,16 +2,15 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from orchestrator.results.reporting import Tell, report_is_current, write_report
+from orchestrator.results.reporting import Say, Tell, report_is_current, write_report
 from orchestrator.results.samples import samples_are_current
 from orchestrator.results.tables import fingerprint, tables_are_current
 from orchestrator.selection import Options, Selection
 from orchestrator.storage.store import CellState, Store, StoredCell
 from trainables.cell import Cell
 from trainables.files import DamagedFileError
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -47,12 +46,12 @@ def left_to_do(selection: Selection, options: Options, say: Say) -> Work:
 
 
 def refresh_report(
-    selection: Selection, say: Say, tell: Tell, stopping: Callable[[], bool]
+    selection: Selection, data: Path | None, say: Say, tell: Tell, stopping: Callable[[], bool]
 ) -> None:
     """Write the page again unless it is whole and shows the study as it is; see `write_report`."""
     cells = stored_cells(selection)
     if not _is_whole(lambda: report_is_current(selection.store, cells), say):
-        write_report(selection.store, cells, tell, stopping)
+        write_report(selection.store, cells, data, say, tell, stopping)
 
 
 def stored_cells(selection: Selection) -> list[StoredCell]:

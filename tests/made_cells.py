@@ -30,12 +30,13 @@ def finish(stored, weights=b"weights"):
     stored.save_best(weights, {"accuracy": 50.0})
     stored.add_attempt(ATTEMPT)
     stored.write_result({"accuracy": 50.0})
-    patterns = {"image": np.arange(3), "kept_3": np.zeros((3, 2), np.uint8)}
+    patterns = {"image": np.arange(3), "grid": np.array([8, 8]), "depth": np.array(12)}
+    patterns |= {"kept_3": np.zeros((3, 2), np.uint8), "tokens_3": np.full(3, 2)}
     evaluate(stored, patterns=patterns, features={"cls_3": np.ones((3, 4))})
     return stored
 
 
 def evaluate(stored, rate=None, **arrays):
     """Evaluate a cell at one of its keep rates."""
-    predictions = pd.DataFrame({"image": [0, 1, 2]})
+    predictions = pd.DataFrame({"image": range(3), "target": 1, "class_1": [1, 1, 2]})
     stored.evaluations()[rate].write({"accuracy": 50.0}, predictions, arrays)

@@ -16,7 +16,8 @@ from analysis.report.mosaic import Mosaic, Row
 from analysis.report.style import BASELINE, ordered_methods
 from analysis.samples import Sample, SampledCell
 
-NOTHING_CHOSEN = "No images have been chosen yet: that is done when cells have been compared."
+NOTHING_CHOSEN = "No images have been chosen yet: no cell with reduction is evaluated."
+HOW_TO_SHOW = "To have them, type: tokensweep report STUDY --data DIR (folder of the datasets)."
 RULES: dict[Rule, str] = {
     "first": "First images",
     "disagreed": "Most disagreed about",
@@ -72,7 +73,7 @@ def images(findings: Findings) -> str:
     shared = json.dumps({"hues": HUES, "pictures": list(pictures)})
     return (
         "".join(
-            markup.empty(f"{title(setting)} has no pictures: {sample.note}")
+            markup.empty(f"{title(setting)} has no pictures: {sample.note}. {HOW_TO_SHOW}")
             for setting, sample in samples.items()
             if sample.note
         )

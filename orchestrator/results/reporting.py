@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.processes import shared_out
@@ -30,6 +31,7 @@ FIGURES_A_PROCESS = 8
 KEEP_SECONDS = 5.0
 """A report that is killed loses no more than the figures drawn since."""
 
+Say = Callable[[str], None]
 Tell = Callable[[int, int], None]
 """Told again and again how many figures are drawn, of how many."""
 
@@ -48,17 +50,21 @@ def report_is_current(store: Store, cells: Sequence[StoredCell]) -> bool:
 def write_report(
     store: Store,
     cells: Sequence[StoredCell],
+    data: Path | None,
+    say: Say,
     tell: Tell,
     stopping: Callable[[], bool] = lambda: False,
 ) -> bool:
-    """Write the page, then its figures, also of a study that is not finished.
+    """Write the page, then its figures, also of a study that is not finished or not compared.
 
-    Figures that an earlier report has drawn from the same are not drawn again. What is drawn is
-    kept as it comes, also where that is interrupted.
+    Images that are not chosen yet are. Figures that an earlier report has drawn from the same are
+    not drawn again. What is drawn is kept as it comes, also where that is interrupted.
 
     Args:
         store: The study's store.
         cells: All cells of the study, in its order.
+        data: Folder of the datasets, as it was given, to cut pictures of images out of.
+        say: Told what the page has to do without, and why.
         tell: Told how far the figures are.
         stopping: Asked after each figure whether to stop there.
 
@@ -66,7 +72,9 @@ def write_report(
         Whether that came to its end.
     """
     from analysis.report import render  # Imports plotly.
+    from orchestrator.results.sampling import fill_samples  # Imports Ray.
 
+    fill_samples(store, cells, data, say, stopping)
     inputs = _inputs(store, cells)
     study = store.read_study()
     provenance = {"git commit": str(study["git_commit"]), **study["versions"]}

@@ -1,8 +1,8 @@
-"""The end of the comparison stage: choose images, cut their pictures out of the datasets."""
+"""Choose images and cut their pictures out of the datasets: when comparing, or for a report."""
 
 import io
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,12 +98,48 @@ def settings(records: Sequence[CellRecord], inputs: Mapping[str, str]) -> Iterat
             yield Setting(chosen, rate, {r.cell_id: inputs[r.cell_id] for r in chosen})
 
 
+def fill_samples(
+    store: Store,
+    cells: Sequence[StoredCell],
+    data: Path | None,
+    say: Callable[[str], None],
+    stopping: Callable[[], bool],
+) -> None:
+    """Make the samples that are missing or whose cells have changed, in this process.
+
+    One without pictures is made again where there is a folder to look in. None is vouched for: a
+    launch that compares looks whether each has its pictures.
+
+    Args:
+        store: The study's store.
+        cells: All cells of the study, in its order.
+        data: Folder of the datasets, as it was given.
+        say: Told which setting has no sample, and why.
+        stopping: Asked before each setting whether to stop there.
+    """
+    for setting in settings([record_of(cell) for cell in cells], fingerprint(cells)):
+        path = store.samples / setting.file
+        if is_current(path, setting, pictures=data is not None):
+            continue
+        if stopping():
+            return
+        try:
+            root = dataset_root(setting.records[0].dataset, data)
+            write_sealed_json(path, sample_of(store, setting, root))
+        except (DamagedFileError, ValueError) as error:
+            say(f"no images for {setting.file}: {error}")
+
+
 def make_sample(study: StorePath, setting: Setting, data_root: Path | None) -> dict[str, Any]:
     """Return a setting's sample as plain data; with a note where its dataset is not at hand."""
-    store = Store(study)
     with patience():
-        made = sample(setting.records, setting.rate, lambda r: _load(store, r), setting.inputs)
-        return _with_pictures(made, store, data_root).model_dump(mode="json")
+        return sample_of(Store(study), setting, data_root)
+
+
+def sample_of(store: Store, setting: Setting, data_root: Path | None) -> dict[str, Any]:
+    """Do as `make_sample`, without waiting for a storage that fails."""
+    made = sample(setting.records, setting.rate, lambda r: _load(store, r), setting.inputs)
+    return _with_pictures(made, store, data_root).model_dump(mode="json")
 
 
 def _with_pictures(made: Sample, store: Store, data_root: Path | None) -> Sample:
@@ -129,10 +165,18 @@ def _load(store: Store, record: CellRecord) -> EvaluatedCell:
     return EvaluatedCell(CellArtifacts(record, patterns, {}), predictions)
 
 
-def is_current(path: StorePath, setting: Setting) -> bool:
-    """Tell whether a setting's file is whole, has pictures, and is made from these evaluations."""
+def is_current(path: StorePath, setting: Setting, *, pictures: bool = True) -> bool:
+    """Tell whether a setting's file is whole and made from these evaluations.
+
+    Args:
+        path: The file.
+        setting: What it is to show.
+        pictures: Whether it has to have them.
+    """
     try:
         known = read_sample(path)
     except DamagedFileError:
         return False
-    return known is not None and known.note is None and known.inputs == setting.inputs
+    if known is None or known.inputs != setting.inputs:
+        return False
+    return known.note is None or not pictures

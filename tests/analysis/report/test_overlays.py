@@ -130,13 +130,13 @@ def test_the_rules_are_stated_with_what_was_chosen_from(page):
 
 def test_what_is_missing_is_said_in_a_line(report_records, sample):
     page = render("s", report_records, {}, {}).page
-    assert "No images have been chosen yet: that is done when cells have been compared." in page
+    assert "No images have been chosen yet: no cell with reduction is evaluated." in page
     bare = tuple(image.model_copy(update={"picture": None}) for image in sample.chosen)
     without = sample.model_copy(
         update={"note": "no <folder>", "chosen": bare, "class_names": {}, "keep_rate": 0.5}
     )
     page = render("s", report_records, {}, {}, [without]).page
-    assert "digits · tiny has no pictures: no &lt;folder&gt;" in page
+    assert "digits · tiny has no pictures: no &lt;folder&gt;. To have them, type: " in page
     image = panels_of(page)["digits · tiny · 0.5"]["images"][0]
     assert (image["picture"], image["label"]) == (None, "label: class 3")
 

@@ -1,11 +1,13 @@
 """The page is made from the store alone, whatever state the study is in."""
 
+import io
 import re
 
 import pandas as pd
 import pytest
 from made_cells import CELL, finish
 
+from analysis.records import read_arrays
 from orchestrator.cli import main
 from orchestrator.results.reporting import report_is_current, write_report
 from trainables.cell import Cell
@@ -31,6 +33,7 @@ def test_the_page_of_a_study_in_progress_shows_every_cell_as_it_is(store, capsys
     assert ">50.00<" in rows[0]
     assert "2 of 3 cells are not evaluated and missing here" in page
     assert "No two cells have been compared yet." in page
+    assert page.count("data:image/jpeg;base64,") == 3, "one for each image of the evaluation"
 
 
 @pytest.fixture
@@ -39,8 +42,13 @@ def evaluated(store):
     store.create({"name": "done", "git_commit": "abc", "versions": {}}, [CELL])
     stored = finish(store.cell(CELL.id))
     costs = {"gmacs": 1.0, "images_per_second": 10.0, "parameters": 1000}
-    predictions = pd.DataFrame({"image": [0, 1, 2]})
-    stored.evaluations()[None].write({"accuracy": 50.0} | costs, predictions, {})
+    folder = stored.evaluations()[None]
+    predictions = pd.read_parquet(io.BytesIO(stored.read_artifact("predictions.parquet")))
+    arrays = {
+        name: read_arrays(io.BytesIO(stored.read_artifact(f"{name}.npz")))
+        for name in ("patterns", "features")
+    }
+    folder.write({"accuracy": 50.0} | costs, predictions, arrays)
     return [stored]
 
 
@@ -59,25 +67,26 @@ def drawn(monkeypatch):
 
 def test_only_figures_that_changed_are_drawn_again(store, evaluated, drawn):
     told = []
-    assert write_report(store, evaluated, lambda *counts: told.append(counts))
+    assert write_report(store, evaluated, None, print, lambda *counts: told.append(counts))
     assert report_is_current(store, evaluated)
     figures = drawn.copy()
     assert told == [(n + 1, len(figures)) for n in range(len(figures))]
     assert len(figures) > 2
     drawn.clear()
-    assert write_report(store, evaluated, lambda *counts: None)
+    assert write_report(store, evaluated, None, print, lambda *counts: None)
     assert drawn == []
     (store.figures / f"{figures[1]}.svg").write_text("torn")
-    assert write_report(store, evaluated, lambda *counts: None)
+    assert write_report(store, evaluated, None, print, lambda *counts: None)
     assert drawn == [figures[1]]
     assert report_is_current(store, evaluated)
 
 
 def test_a_report_that_is_interrupted_goes_on_with_the_next_figure(store, evaluated, drawn):
-    assert not write_report(store, evaluated, lambda *counts: None, stopping=lambda: True)
+    told = [store, evaluated, None, print, lambda *counts: None]
+    assert not write_report(*told, stopping=lambda: True)
     assert len(drawn) == 1
     assert not report_is_current(store, evaluated)
-    assert write_report(store, evaluated, lambda *counts: None)
+    assert write_report(store, evaluated, None, print, lambda *counts: None)
     assert len(drawn) == len(set(drawn)) == len(list(store.figures.glob("*.svg")))
     assert report_is_current(store, evaluated)
 
@@ -99,12 +108,12 @@ def test_ctrl_c_tells_how_to_go_on(store, evaluated, drawn, monkeypatch, capsys)
 
 
 def test_a_record_of_before_is_no_hindrance(store, evaluated, drawn):
-    write_report(store, evaluated, lambda *counts: None)
+    write_report(store, evaluated, None, print, lambda *counts: None)
     path = store.report.with_name("inputs.json")
     record = read_sealed_json(path)
     del record["inputs"]["rule"]
     write_sealed_json(path, record | {"figures": {"ranks.svg": "abc"}})
     drawn.clear()
     assert not report_is_current(store, evaluated)
-    assert write_report(store, evaluated, lambda *counts: None)
+    assert write_report(store, evaluated, None, print, lambda *counts: None)
     assert len(drawn) > 2

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from damage import flip_a_bit
 from made_cells import CELL
+from PIL import Image
 
 from analysis.samples import Sample
 from orchestrator.results.records import record_of
@@ -18,7 +19,7 @@ from orchestrator.results.samples import (
     sample_digests,
     samples_are_current,
 )
-from orchestrator.results.sampling import is_current, make_sample, settings
+from orchestrator.results.sampling import fill_samples, is_current, make_sample, settings
 from orchestrator.results.tables import fingerprint
 from orchestrator.storage.store import Store
 from trainables.files import DamagedFileError, write_sealed_json
@@ -155,3 +156,54 @@ def test_a_dataset_that_is_not_at_hand_leaves_a_sample_without_pictures(study, t
     (setting,) = settings_of(store)
     assert not is_current(store.samples / setting.file, setting), "the dataset may come"
     assert samples_are_current(store, fingerprint(cells_of(store))), "but nobody waits for it"
+
+
+def fill(store, data=None, stopping=lambda: False):
+    said = []
+    fill_samples(store, cells_of(store), data, said.append, stopping)
+    return said
+
+
+def test_a_report_makes_the_samples_that_are_missing_or_outdated(study):
+    assert fill(study, stopping=lambda: True) == []
+    assert read_samples(study) == []
+    assert fill(study) == []
+    made = sample_digests(study)
+    (sample,) = read_samples(study)
+    assert all(chosen.picture for chosen in sample.chosen)
+    assert not samples_are_current(study, fingerprint(cells_of(study))), "comparing looks again"
+    (setting,) = settings_of(study)
+    evaluate(study.cell(setting.records[0].cell_id), 7)
+    assert fill(study) == []
+    assert sample_digests(study) != made
+    assert is_current(study.samples / setting.file, settings_of(study)[0])
+
+
+def test_a_sample_that_cannot_be_made_is_named_and_the_others_are(study):
+    evaluate(study.cell(variant(capacity="small").id), 3)
+    first, second = settings_of(study)
+    damaged = study.cell(first.records[0].cell_id).path / "patterns.npz"
+    damaged.write_bytes(damaged.read_bytes()[:-9])
+    (said,) = fill(study)
+    assert said.startswith(f"no images for {first.file}: {damaged} is damaged: ")
+    assert [path.name for path in study.samples.glob("*.json")] == [second.file]
+
+
+def test_a_report_looks_for_pictures_where_it_is_given_a_folder(tmp_path):
+    cells = [variant(dataset="folder"), variant(dataset="folder", method="evit")]
+    store = Store(tmp_path / "study")
+    store.create({"name": "study"}, cells)
+    for number, cell in enumerate(cells):
+        evaluate(store.cell(cell.id), number)
+    fill(store)
+    assert read_samples(store)[0].note == "dataset 'folder' needs a folder, but none is given"
+    for split in ("train", "val"):
+        for name in "ab":
+            folder = tmp_path / "data" / split / name
+            folder.mkdir(parents=True)
+            for number in range(3):
+                Image.new("RGB", (40, 40), (50 * number, 9, 9)).save(folder / f"{number}.png")
+    fill(store, tmp_path / "data")
+    (sample,) = read_samples(store)
+    assert sample.note is None
+    assert all(chosen.picture for chosen in sample.chosen)
