@@ -14,6 +14,7 @@ import typer
 import yaml
 
 import reduction
+from analysis.report.page import SECTIONS
 from analysis.samples import Sample, SampledCell, SampledImage
 from analysis.tables import SCHEMAS
 from orchestrator.cli import app
@@ -113,6 +114,11 @@ def test_datasets_and_shipped_studies_are_documented():
 def test_every_table_is_documented():
     text = (ROOT / "docs/tables.md").read_text()
     assert re.findall(r"^## (\w+)$", text, flags=re.MULTILINE) == list(SCHEMAS)
+
+
+def test_every_section_of_the_report_is_documented():
+    table = rows((ROOT / "docs/report.md").read_text())
+    assert [row["section"] for row in table] == [section.title for section in SECTIONS]
 
 
 def test_every_metric_for_prometheus_is_documented():
