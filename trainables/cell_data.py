@@ -10,9 +10,21 @@ from trainables.data import open_dataset
 from trainables.data.base import Split
 from trainables.data.cache import cached, prepare
 from trainables.data.loader import batch_sizes, eval_loader, holdout_split, train_loader
+from trainables.data.shared import stream_name
 from trainables.data.transforms import eval_transform, train_transform
 from trainables.host import host_mean_std
 from trainables.ranks import ALONE, Ranks
+
+SHAPING_IMAGES = (
+    "image_size",
+    "crop_scale",
+    "horizontal_flip",
+    "color_jitter",
+    "rand_augment",
+    "random_erasing",
+    "cutout",
+)
+"""Fields of the recipe that decide, with its split and draws, what a training image becomes."""
 
 
 class CellData:
@@ -75,6 +87,7 @@ class CellData:
             repeats=recipe.repeated_augmentation,
             rank=self._ranks.rank,
             world_size=self._ranks.size,
+            shared_as=self._stream() if recipe.shared_input else None,
         )
 
     def eval_batches(self, split: Split, batch_size: int) -> DataLoader:
@@ -93,3 +106,15 @@ class CellData:
             rank=self._ranks.rank,
             world_size=self._ranks.size,
         )
+
+    def _stream(self) -> str:
+        """Return a name for what this cell's training images have in common with those of others.
+
+        The images must have been made ready.
+        """
+        settings = {name: getattr(self._cell.recipe, name) for name in SHAPING_IMAGES} | {
+            "dataset": self._cell.dataset,
+            "seed": self._cell.seed,
+            "mean_std": self._mean_std,
+        }
+        return stream_name(settings, self.train)

@@ -162,6 +162,8 @@ class Recipe(BaseModel):
         default=0, json_schema_extra=NO_EFFECT_ON_OUTCOME
     )
     """Processes that decode and augment; 0 does it in the training process."""
+    shared_input: bool = Field(default=False, json_schema_extra=NO_EFFECT_ON_OUTCOME)
+    """Batches are shared with the cells of the same node that need the same ones."""
 
     @model_validator(mode="after")
     def _fields_agree(self) -> Self:

@@ -37,6 +37,10 @@ DISTILLING = {
 }
 """Two students, and a teacher that no grid has, of 2 epochs each."""
 
+SHARING = STUDY | {
+    "recipes": {"everything": STUDY["recipes"]["everything"] | {"shared_input": True}}
+}
+
 TWO_WORKERS = STUDY | {
     "name": "two_workers",
     "grids": [STUDY["grids"][1] | {"method": ["topk"]}],
@@ -73,7 +77,8 @@ def test_kills_at_random_steps_cost_nothing(tmp_path, undisturbed):
 
 
 def test_a_killed_worker_is_replaced_within_the_launch(tmp_path, undisturbed):
-    launch = Launch(tmp_path)
+    """The cells share their batches, here and in no other launch: that changes no bit."""
+    launch = Launch(tmp_path, study=SHARING)
     launch.wait_for_reports(5)
     killed = launch.trainers()
     for process in killed:

@@ -94,9 +94,11 @@ class CachedSplit:
             DamagedFileError: The cache is damaged; the next `prepare` builds it anew.
             RuntimeError: `prepare` has not been called.
         """
-        if self._file is None:
-            raise RuntimeError(f"the image cache {self.folder} is not open: prepare() comes first")
-        return self._file.read(index) or reduced(self.split.image(index), self.side)
+        return self._opened().read(index) or reduced(self.split.image(index), self.side)
+
+    def pixels_digest(self) -> str:
+        """Return a digest of all pixels, by the CRC-32 of each image; `prepare` comes first."""
+        return digest(self._opened().index.tobytes())
 
     @property
     def folder(self) -> Path:
@@ -117,6 +119,11 @@ class CachedSplit:
             refusal = self._refusal(facts)  # Another process may have built it by now.
             if refusal is not None:
                 yield from self._build(facts, refusal)
+
+    def _opened(self) -> CacheFile:
+        if self._file is None:
+            raise RuntimeError(f"the image cache {self.folder} is not open: prepare() comes first")
+        return self._file
 
     def _build(self, facts: dict[str, Any], refusal: str) -> Iterator[str]:
         reason = f" anew, for {refusal}" if refusal else ""

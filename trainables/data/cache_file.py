@@ -51,12 +51,12 @@ class CacheFile:
 
     def __init__(self, folder: Path, index: np.ndarray) -> None:
         self._folder = folder
-        self._index = index
+        self.index = index
         self._pixels = _mapped(folder / PIXELS)
 
     def __reduce__(self) -> tuple[type["CacheFile"], tuple[Path, np.ndarray]]:
         # A process that gets this pickled maps the file itself: the map would come as a copy.
-        return CacheFile, (self._folder, self._index)
+        return CacheFile, (self._folder, self.index)
 
     @classmethod
     def open(cls, folder: Path, facts: dict[str, Any]) -> Self:
@@ -90,7 +90,7 @@ class CacheFile:
         Raises:
             DamagedFileError: Its pixels have changed; `open` refuses the cache from now on.
         """
-        entry = self._index[position]
+        entry = self.index[position]
         width, height, offset = (int(entry[key]) for key in ("width", "height", "offset"))
         if not width:
             return None

@@ -5,25 +5,28 @@ process's own random generators changes what a batch holds; and drawing batches 
 of those generators (`random`, NumPy's, PyTorch's on the CPU) as they were.
 
 Several ranks that train a cell together share every batch, so that what a batch holds does not
-depend on their number either.
+depend on their number either. Nor does sharing batches with other cells (`trainables.data.shared`).
 """
 
 import hashlib
 import math
 import random
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
+from typing import Any
 
 import numpy as np
 import torch
 from timm.data.distributed_sampler import RepeatAugSampler
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from trainables.data.base import Split, Subset, Target
+from trainables.data.shared import SharedBatches
+from trainables.data.shared_folder import Batch, SharedFolder, shared_folder
 from trainables.data.transforms import Transform
 
 Draw = tuple[int, int, int]
@@ -98,6 +101,7 @@ def train_loader(
     repeats: int = 1,
     rank: int = 0,
     world_size: int = 1,
+    shared_as: str | None = None,
 ) -> DataLoader:
     """Return a rank's shards of the batches of some epochs, from `start_batch` on.
 
@@ -115,6 +119,8 @@ def train_loader(
         repeats: Augmented copies of an image; see `epoch_order`.
         rank: Number of this process among those that train the cell together.
         world_size: How many processes train the cell together.
+        shared_as: Name of all that the images depend on beside their draws, under which batches
+            are shared with other cells of this node; None shares none.
 
     Returns:
         An iterable with a length. A `shard` of B images is (images float32 [B, 3, H, W], targets
@@ -124,13 +130,18 @@ def train_loader(
         ValueError: If there are fewer than 2 images or too few for the ranks, or `start_batch`
             lies outside the epoch.
     """
-    order = partial(epoch_order, len(split), seed, repeats=repeats)
+    order = partial(_kept_order, len(split), seed, repeats)
     batches = _batch_slices(len(split), batch_size, repeats)
     if not 0 <= start_batch <= len(batches):
         raise ValueError(f"start_batch is {start_batch}, but must be 0 to {len(batches)}")
     places = shard(batches[0].stop, rank, world_size)
     shards = _Shards(order, range(epoch, epoch + epochs), batches, start_batch, repeats, places)
-    return _loader(_AugmentedImages(split, transform, seed), num_workers, batch_sampler=shards)
+    images = _AugmentedImages(split, transform, seed)
+    if shared_as is None:
+        return _loader(images, num_workers, batch_sampler=shards)
+    folder = SharedFolder(shared_folder())
+    shared = SharedBatches(images.batch, shards.draws, len(shards), shared_as, folder)
+    return _loader(shared, num_workers, batch_size=None)
 
 
 def eval_loader(
@@ -186,10 +197,15 @@ class _AugmentedImages(_Images):
         super().__init__(split, transform)
         self.seed = seed
 
-    def __getitems__(self, draws: list[Draw]) -> list[Sample]:
+    def __getitems__(self, draws: Sequence[Draw]) -> list[Sample]:
         # Keeping the generators' states takes ten times as long as seeding: once a batch.
         with _global_random_states_kept():
             return [self._augmented(*draw) for draw in draws]
+
+    def batch(self, draws: Sequence[Draw]) -> Batch:
+        """Return a batch as a loader puts it together."""
+        collated: Batch = default_collate(self.__getitems__(draws))
+        return collated
 
     def _augmented(self, epoch: int, index: int, copy: int) -> Sample:
         _seed_global_generators(stream_seed(self.seed, epoch, index, copy))
@@ -211,13 +227,20 @@ class _Shards(Sampler[list[Draw]]):
         return len(self.batches) * len(self.epochs) - self.start_batch
 
     def __iter__(self) -> Iterator[list[Draw]]:
-        for epoch in self.epochs:
-            indices = self.order(epoch)
-            copies = np.arange(len(indices)) % self.repeats
-            first = self.start_batch if epoch == self.epochs.start else 0
-            for batch in self.batches[first:]:
-                drawn = zip(indices[batch][self.places], copies[batch][self.places], strict=True)
-                yield [(epoch, int(index), int(copy)) for index, copy in drawn]
+        return map(self.draws, range(len(self)))
+
+    def draws(self, place: int) -> list[Draw]:
+        """Return the draws of one batch, counted from the first one that is not left out."""
+        passed, number = divmod(self.start_batch + place, len(self.batches))
+        epoch, batch = self.epochs[passed], self.batches[number]
+        indices = self.order(epoch)[batch][self.places].tolist()
+        copies = (np.arange(batch.start, batch.stop) % self.repeats)[self.places].tolist()
+        return [(epoch, index, copy) for index, copy in zip(indices, copies, strict=True)]
+
+
+@lru_cache(maxsize=2)
+def _kept_order(n: int, seed: int, repeats: int, epoch: int) -> np.ndarray:
+    return epoch_order(n, seed, epoch, repeats=repeats)
 
 
 def _batch_slices(images: int, batch_size: int, repeats: int) -> list[slice]:
@@ -234,7 +257,7 @@ def _repeats_sampler(n: int, repeats: int) -> RepeatAugSampler:
     return RepeatAugSampler(range(n), 1, 0, num_repeats=repeats)
 
 
-def _loader(dataset: _Images, num_workers: int, **batching: object) -> DataLoader:
+def _loader(dataset: Dataset[Any], num_workers: int, **batching: object) -> DataLoader:
     return DataLoader(
         dataset,
         num_workers=num_workers,
