@@ -51,6 +51,8 @@ AREAS = {
         ("method", "keep_rate"),
     ),
     "input": Area("--repeats 3", "images_per_second", ("augmentation", "images", "processes")),
+    "data_wait": Area("", higher_is_better=False),
+    "shared_input": Area("--repeats 3", "work", ("cells", "shared"), higher_is_better=False),
     "training": Area("--threads 1 --clock cpu --batch-size 8 --repeats 3", higher_is_better=None),
     "sharing": Area(""),
     "packing": Area("", "ratio", ("GPUs",), higher_is_better=False),
