@@ -114,7 +114,7 @@ class ReducedVisionTransformer(VisionTransformer):
 
     def _note(self, tokens: Tokens, recorder: Recorder, index: int, stage: Stage | None) -> None:
         if stage is not None:
-            recorder.finish(index, stage.patterns, tokens.live())
+            recorder.finish(index, stage.patterns, tokens.live(), tokens.count)
         if self.has_class_token and (stage is not None or index == len(self.blocks) - 1):
             recorder.trace.cls[index] = tokens.x[:, 0].detach()
 

@@ -63,12 +63,11 @@ class Recorder:
         if self.wants_weights:
             self.trace.weights[block] = weights.detach()
 
-    def finish(self, block: int, patterns: tuple[str, ...], live: Tensor) -> None:
-        """Close a stage with its `live` [B] token counts; one that left all as is gets identity."""
+    def finish(self, block: int, patterns: tuple[str, ...], live: Tensor, count: int) -> None:
+        """Close a stage with its `live` [B] of `count` tokens; one that left all gets identity."""
         self.trace.tokens[block] = live
         if "kept" in patterns and block not in self.trace.kept:
             self.trace.kept[block] = self._origin
         if "groups" in patterns and block not in self.trace.groups:
-            incoming = int(live[0])
-            identity = torch.arange(incoming, device=live.device)
+            identity = torch.arange(count, device=live.device)
             self.merge(block, identity.expand(live.shape[0], -1))

@@ -4,6 +4,7 @@ import statistics
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from trainables.host import build_model
 from trainables.losses import image_losses
 from trainables.metrics import mean_average_precision, top_k_accuracy
 from trainables.precision import autocast, autocast_dtype
+from trainables.spooling import SpooledArrays
 
 BATCH_SIZE = 128
 """Images a forward pass; the same for all cells, whose throughput and memory are compared."""
@@ -46,7 +48,8 @@ class Evaluation:
             method has them, `kept_l` [M, K] patch indices in sequence order and `group_l`
             [M, N0], both uint8 (uint16 from 255 patches on). Padding and fused tokens in `kept_l`
             are the type's maximum.
-        features: `cls_l` float32 [M, C], the CLS token after each stage block and the last block.
+        features: `cls_l` float32 [M, C], the CLS token after each stage block and the last block;
+            in temporary files rather than in memory.
         predictions: A row an image: `image`, `target`, `loss` and, for a single label, `class_i`
             and `score_i` (probability), the i-th most likely class; for several labels, `target`
             lists class indices and `scores` the probability of every class.
@@ -86,13 +89,14 @@ def evaluate_cell(
     """
     torch.set_num_threads(threads)
     recipe, data = cell.recipe, CellData(cell, data_root, host_weights, index_folder)
-    dataset, batches = data.dataset, data.eval_batches(data.dataset.val, batch_size)
+    dataset, batches = data.dataset, iter(data.eval_batches(data.dataset.val, batch_size))
     model = build_model(cell, len(dataset.class_names), pretrained=False, weights=host_weights)
     model.load_state_dict(weights)
     model.to(device).eval()
     dtype = autocast_dtype(recipe, device)
-    found = _run(model, batches, device, dtype)
-    speed = _speed(model, next(iter(batches))[0].to(device), dtype)
+    first = next(batches)
+    found, features = _run(model, chain([first], batches), device, dtype)
+    speed = _speed(model, first[0].to(device), dtype)
     describe = _multi_label if dataset.task == "multi_label" else _single_label
     scores, columns = describe(found["logits"], found["target"])
     losses = image_losses(recipe, dataset.task, found["logits"], found["target"])
@@ -111,7 +115,7 @@ def evaluate_cell(
     return Evaluation(
         metrics=metrics,
         patterns=_patterns(model, found),
-        features=_arrays(found, "cls_"),
+        features=features,
         predictions=pd.DataFrame(predictions),
     )
 
@@ -122,25 +126,31 @@ def _run(
     batches: Iterable[tuple[Tensor, Tensor, Tensor]],
     device: torch.device,
     dtype: torch.dtype | None,
-) -> dict[str, Tensor]:
-    """Run all batches; return logits, targets and traces by name, joined over images."""
+) -> tuple[dict[str, Tensor], dict[str, np.ndarray]]:
+    """Run all batches; return what there is of every image by name, and its features.
+
+    Logits, targets and patterns stay on the device to the end; features, which are large, do not.
+    """
     found = []
-    for images, targets, index in DeviceBatches(batches, device):
-        with autocast(device, dtype):
-            logits, trace = model.forward_with_trace(images, image_index=index)
-        found.append({"logits": logits.float(), "target": targets, "image": index, **_flat(trace)})
-    return {name: _joined([batch[name] for batch in found]).cpu() for name in found[0]}
+    with SpooledArrays() as features:
+        for images, targets, index in DeviceBatches(batches, device):
+            with autocast(device, dtype):
+                logits, trace = model.forward_with_trace(images, image_index=index)
+            patterns = _patterns_by_name(trace)
+            found.append({"logits": logits.float(), "target": targets, "image": index, **patterns})
+            features.add({f"cls_{block}": cls.float() for block, cls in trace.cls.items()})
+        joined = {name: _joined([batch[name] for batch in found]).cpu() for name in found[0]}
+        return joined, features.arrays()
 
 
-def _flat(trace: ReductionTrace) -> dict[str, Tensor]:
-    """Return a batch's trace by name, as small as it can stay on the device."""
+def _patterns_by_name(trace: ReductionTrace) -> dict[str, Tensor]:
+    """Return a batch's counts and indices by name, as small as they can stay on the device."""
     integers = {"tokens": trace.tokens, "kept": trace.kept, "group": trace.groups}
-    flat = {
+    return {
         f"{kind}_{block}": values.to(torch.int16)
         for kind, by_block in integers.items()
         for block, values in by_block.items()
     }
-    return flat | {f"cls_{block}": cls.float() for block, cls in trace.cls.items()}
 
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:

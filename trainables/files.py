@@ -14,7 +14,7 @@ from secrets import token_hex
 from typing import Any, cast
 
 from trainables.patience import patiently
-from trainables.store_path import ObjectPath, StorePath
+from trainables.store_path import Content, ObjectPath, StorePath
 
 
 class DamagedFileError(Exception):
@@ -36,12 +36,12 @@ Check = Callable[[StorePath, str], object]
 """Raises DamagedFileError unless a file is whole, given the SHA-256 that it must have."""
 
 
-def digest(data: bytes) -> str:
+def digest(data: Content) -> str:
     """Return the SHA-256 of `data` in hexadecimal."""
     return hashlib.sha256(data).hexdigest()
 
 
-def write_atomic(path: StorePath, data: bytes) -> None:
+def write_atomic(path: StorePath, data: Content) -> None:
     """Write `data` so that others see the old content, or all of the new.
 
     In a folder it is written aside, flushed to the disk and renamed; an object store publishes an
@@ -138,7 +138,7 @@ def _seal(payload: Any) -> str:
     return digest(json.dumps(payload, sort_keys=True, separators=(",", ":")).encode())
 
 
-def _write_aside(path: Path, data: bytes) -> None:
+def _write_aside(path: Path, data: Content) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = _aside(path)
     try:

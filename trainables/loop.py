@@ -166,6 +166,7 @@ class Finetuning:
     def close(self) -> None:
         """End the processes that load data, if any; a later `run` starts new ones."""
         self._batches = None
+        self._selection.close()
         self._preparing.close()
         self._preparing = self.data.prepare_training()
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from reduction.model import ReducedVisionTransformer
 from trainables.cell_data import CellData
@@ -30,6 +31,7 @@ class Selection:
         self._batch_size = math.ceil(batch_size / ranks.size)
         self._ranks = ranks
         self._weights: Weights | None = None
+        self._batches: DataLoader | None = None
         self.accuracy: float | None = None
         """The last evaluation's better score of model and average, in percent."""
         self.meta: dict[str, Any] | None = None
@@ -46,6 +48,10 @@ class Selection:
         if self._weights is None or self.meta is None:
             raise RuntimeError("there are no best weights in memory: none found since loading")
         return self._weights, self.meta
+
+    def close(self) -> None:
+        """End the processes that load images, if any; a later evaluation starts new ones."""
+        self._batches = None
 
     def restore(self, accuracy: float | None, meta: dict[str, Any] | None) -> None:
         """Go on from an earlier process's evaluations, whose best weights are not in memory."""
@@ -95,8 +101,10 @@ class Selection:
     ) -> list[float]:
         """Return each model's score on the whole split, of which every rank predicts a part."""
         split, metric = self._data.selecting, self._data.dataset.metric
-        batches = self._data.eval_batches(split, self._batch_size)
-        predictions, targets = predict(list(models.values()), batches, device=device, dtype=dtype)
+        self._batches = self._batches or self._data.eval_batches(split, self._batch_size)
+        predictions, targets = predict(
+            list(models.values()), self._batches, device=device, dtype=dtype
+        )
         largest = self._ranks.sum([logits.abs().max().item() for logits in predictions])
         found = {f"logits of {name}": x for name, x in zip(models, largest, strict=True)}
         require_finite(step, found)

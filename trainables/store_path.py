@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import lru_cache, partial
+from mmap import mmap
 from pathlib import PurePosixPath
 from typing import Any, Protocol, Self, TypeVar
 from urllib.parse import unquote, urlsplit
@@ -21,6 +22,8 @@ from trainables.folder_path import FolderPath
 from trainables.patience import patiently
 
 T = TypeVar("T")
+Content = bytes | mmap
+"""A file's bytes: in memory, or mapped from another file."""
 
 IN_ONE_REQUEST = {"s3": "?allow_delayed_open=true"}
 """What to add to each scheme's URI, so that a small file is written in one request, not three."""
@@ -182,7 +185,7 @@ class ObjectPath:
         """Return the file's content, which is UTF-8."""
         return self.read_bytes().decode(errors=errors or "strict")
 
-    def write_bytes(self, data: bytes) -> int:
+    def write_bytes(self, data: Content) -> int:
         """Replace the file; others see the old content until all of the new is there."""
         # Of larger files the upload has to be opened first: the stream of one that could not be
         # opened later would still publish, as it is closed, an empty file.
@@ -273,7 +276,7 @@ def _read(filesystem: FileSystem, place: str) -> bytes:
         return bytes(stream.read())
 
 
-def _write(data: bytes, filesystem: FileSystem, place: str) -> int:
+def _write(data: Content, filesystem: FileSystem, place: str) -> int:
     with filesystem.open_output_stream(place) as stream:
         return int(stream.write(data))
 

@@ -1,7 +1,8 @@
 """What one evaluation of a cell leaves: artifacts, and the record that vouches for them."""
 
-import io
 from collections.abc import Mapping
+from mmap import ACCESS_READ, mmap
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from trainables.files import (
     write_atomic,
     write_sealed_json,
 )
-from trainables.store_path import StorePath
+from trainables.store_path import Content, StorePath
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,6 +53,7 @@ class EvaluationFolder:
             predictions: A row an image.
             arrays: `patterns` and `features`, or neither.
         """
+        data: dict[str, Content]
         data = {f"{name}.npz": _npz(content) for name, content in arrays.items()}
         data["predictions.parquet"] = predictions.to_parquet(index=False)
         for name, content in data.items():
@@ -108,7 +110,9 @@ class EvaluationFolder:
         return dict(record["artifacts"])
 
 
-def _npz(arrays: Mapping[str, np.ndarray]) -> bytes:
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, allow_pickle=False, **arrays)
-    return buffer.getvalue()
+def _npz(arrays: Mapping[str, np.ndarray]) -> mmap:
+    """Return the bytes of an archive, in a temporary file that is gone when they are."""
+    with TemporaryFile() as file:
+        np.savez_compressed(file, allow_pickle=False, **arrays)
+        file.flush()
+        return mmap(file.fileno(), 0, access=ACCESS_READ)

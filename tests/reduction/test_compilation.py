@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -54,6 +55,17 @@ class Transfers(TorchDispatchMode):
         return result
 
 
+class Traced(nn.Module):
+    """A model's pass with its trace."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, images):
+        return self.model.forward_with_trace(images)[0]
+
+
 def run_on_fake_gpu(model):
     """Run with tensors that have shapes but no values, said to be on a GPU; return transfers."""
     transfers = Transfers()
@@ -71,6 +83,13 @@ def run_on_fake_gpu(model):
 @pytest.mark.parametrize(("method", "options"), VARIANTS)
 def test_neither_shapes_nor_the_host_depend_on_the_images(small_host, method, options):
     assert run_on_fake_gpu(build(small_host, method, **options)) == []
+
+
+@pytest.mark.parametrize("keep_rate", [0.6, 1.0])
+@pytest.mark.parametrize("method", FIXED)
+def test_a_trace_is_taken_without_the_host(small_host, method, keep_rate):
+    model = reduction.reduce(small_host, method, keep_rate=keep_rate, reduction_loc=(1, 2))
+    assert run_on_fake_gpu(Traced(model)) == []
 
 
 def test_what_waits_or_copies_would_be_noticed(small_host):

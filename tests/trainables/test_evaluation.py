@@ -6,13 +6,15 @@ import numpy as np
 import pytest
 import torch
 from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
 import reduction
 from trainables.data import open_dataset
 from trainables.data.transforms import eval_transform
-from trainables.evaluation import evaluate_cell
+from trainables.evaluation import _run, evaluate_cell
 from trainables.host import build_model, host_mean_std
 from trainables.metrics import mean_average_precision
+from trainables.prediction import predict
 
 METHODS = {"deit": "baseline", "topk": "pruning", "evit": "pruning", "tome": "merging"}
 
@@ -193,3 +195,53 @@ def test_weights_of_another_cell_are_refused(make_cell, image_folder):
     weights = build_model(make_cell("sit"), 10).state_dict()
     with pytest.raises(RuntimeError, match="Unexpected key"):
         evaluate(make_cell("topk"), weights, image_folder)
+
+
+class Waits(TorchFunctionMode):
+    """Counts what a host does for which it would have to wait for a GPU."""
+
+    NAMES = frozenset({"item", "tolist", "cpu", "__int__", "__bool__", "__float__", "__index__"})
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        self.count += getattr(func, "__name__", None) in self.NAMES
+        return func(*args, **kwargs or {})
+
+
+def waits(run, batches):
+    with Waits() as found:
+        run(made_up_batches(batches))
+    return found.count
+
+
+def made_up_batches(count):
+    indices = torch.arange(4 * count).split(4)
+    return [(torch.randn(4, 3, 32, 32), index % 10, index) for index in indices]
+
+
+@pytest.mark.parametrize("method", ["evit", "tome", "ats"])
+def test_the_host_waits_at_the_end_alone(make_cell, method):
+    """But for adaptive sampling: each of its stages has to know a batch's longest image."""
+    model, cpu = build_model(make_cell(method), 10).eval(), torch.device("cpu")
+    for run in (
+        lambda batches: _run(model, batches, cpu, None),
+        lambda batches: predict([model], batches, device=cpu, dtype=None),
+    ):
+        few, many = waits(run, 2), waits(run, 6)
+        assert few > 0
+        assert many - few == (4 * 3 if method == "ats" else 0)
+
+
+def test_speed_is_measured_on_a_batch_that_is_there(make_cell, image_folder, monkeypatch):
+    """Going through the images again would start all loader processes again."""
+    started, split = [], open_dataset("folder", image_folder).val
+    read = type(split).image
+    monkeypatch.setattr(
+        type(split), "image", lambda self, index: started.append(index) or read(self, index)
+    )
+    cell = make_cell("topk")
+    evaluate(cell, build_model(cell, 10).state_dict(), image_folder)
+    assert sorted(started) == list(range(40))

@@ -156,11 +156,18 @@ def eval_loader(
     """Return every image of a split once, in order, in batches as `train_loader` yields them.
 
     The last batch may be smaller. Of several ranks, each gets its stride of the images. All get
-    equally many: where the images run out, the last ranks begin again at the first one.
+    equally many: where the images run out, the last ranks begin again at the first one. Loader
+    processes last until the loader is gone, however often it is gone through.
     """
     per_rank = math.ceil(len(split) / world_size)
     stride = [place % len(split) for place in range(rank, per_rank * world_size, world_size)]
-    return _loader(_Images(split, transform), num_workers, batch_size=batch_size, sampler=stride)
+    return _loader(
+        _Images(split, transform),
+        num_workers,
+        batch_size=batch_size,
+        sampler=stride,
+        persistent_workers=num_workers > 0,
+    )
 
 
 def holdout_split(train: Split, seed: int = 0) -> tuple[Subset, Subset]:
