@@ -231,6 +231,9 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _hint(own: Mapping[str, Tensor], given: Mapping[str, Tensor], missing: list[str]) -> str:
+    if ("dist_token" in given) != ("dist_token" in own):
+        without = "" if "dist_token" in given else "out"
+        return f"; it is of a host with{without} a distillation token (timm's *_distilled_*)"
     classes = num_classes_of(given)
     if classes != num_classes_of(own):
         return f"; build the model with num_classes={classes}"

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from timm.layers import resample_abs_pos_embed
+from timm.models.deit import VisionTransformerDistilled
 
 import reduction
 
@@ -336,6 +337,17 @@ def test_weights_of_a_host_alone(small_host, refuse):
         "does not fit the model: 6 missing "
         "(stages.0.queries, stages.0.norm.weight, stages.0.norm.bias, ...); "
         "the weights of a host alone go into reduction.unreduce(model)"
+    )
+
+
+@pytest.mark.parametrize(("kept", "without"), [(True, ""), (False, "out")])
+def test_a_distillation_token_more_or_less(make_host, refuse, kept, without):
+    plain, distilled = make_host(), make_host(model_class=VisionTransformerDistilled)
+    model, other = (plain, distilled) if kept else (distilled, plain)
+    message = refuse(reduced(model), {"model": reduced(other).state_dict()})
+    assert message.startswith(f"does not fit the model: 3 {'unexpected' if kept else 'missing'} (")
+    assert message.endswith(
+        f"; it is of a host with{without} a distillation token (timm's *_distilled_*)"
     )
 
 

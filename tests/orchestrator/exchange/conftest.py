@@ -44,6 +44,7 @@ def add_run(server, tmp_path, monkeypatch):
 
     def add(name, model="topk_tiny_patch4_32", rates=(0.5,), accuracy=90.0, **others):
         saved, summary = others.pop("saved", True), others.pop("summary", None)
+        host = others.pop("host", HOST)
         run = {key: others.pop(key) for key in ("tags", "exit_codes") if key in others}
         config = {
             "model": model, "dataset": "digits", "input_size": 32, "epochs": 30, "seed": 0,
@@ -53,13 +54,13 @@ def add_run(server, tmp_path, monkeypatch):
         reached = {"max_accuracy": accuracy} if summary is None else summary
         server.add_run(PROJECT, name, config, reached, **run)
         if saved:
-            save_checkpoint(tmp_path / "out" / name / "best_checkpoint.pth", config)
+            save_checkpoint(tmp_path / "out" / name / "best_checkpoint.pth", config, host)
 
     return add
 
 
-def save_checkpoint(path, config):
-    """Save what the demo's host knows as the published script saves it; the average is better."""
+def save_checkpoint(path, config, host):
+    """Save a model as the published script does; its average is better."""
     method = config["model"].split("_")[0]
     cell = Cell(
         dataset="digits",
@@ -67,9 +68,9 @@ def save_checkpoint(path, config):
         capacity="tiny",
         keep_rate=(config["keep_rate"] or [1.0])[0],
         reduction_loc=(3, 6, 9),
-        recipe=Recipe(host=HOST, image_size=32),
+        recipe=Recipe(host=host, image_size=32),
     )
-    weights = build_model(cell, 10).state_dict()
+    weights = build_model(cell, 10, pretrained=host == HOST).state_dict()
     worse = {name: torch.zeros_like(x) for name, x in weights.items()}
     content = {
         "model": worse,
@@ -101,4 +102,8 @@ def call(capsys, monkeypatch):
 def import_project(call):
     """Import the project into a study; return what `call` does."""
     project = f"{ENTITY}/{PROJECT}"
-    return lambda study, *options: call("import-wandb", project, study, "--host", HOST, *options)
+
+    def import_project(study, *options, host=HOST):
+        return call("import-wandb", project, study, "--host", host, *options)
+
+    return import_project

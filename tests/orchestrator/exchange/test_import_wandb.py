@@ -4,12 +4,12 @@ import shlex
 import subprocess
 import sys
 
-import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load
 
 from orchestrator.exchange import wandb_client
+from orchestrator.results.tables import read_tables
 from orchestrator.storage.store import CellState, Store
 
 
@@ -18,12 +18,12 @@ def cells_of(study):
     return {cell.cell().method: cell for cell in map(store.cell, store.cell_ids())}
 
 
-def test_finished_runs_become_trained_cells(add_run, import_project, tmp_path):
+def test_finished_runs_become_trained_cells(add_run, import_project, store_folder):
     add_run("brave-bird-1", accuracy=88.5, seed=3)
     add_run("deft-deer-2", "deit_tiny_patch4_32_local", rates=())
-    status, lines, _ = import_project(tmp_path / "results" / "published")
+    status, lines, _ = import_project(store_folder / "results" / "published")
     assert status == 0
-    cells = cells_of(tmp_path / "results" / "published")
+    cells = cells_of(store_folder / "results" / "published")
     topk, deit = cells["topk"], cells["deit"]
     assert [cell.state() for cell in (topk, deit)] == [CellState.TRAINED] * 2
     cell = topk.cell()
@@ -36,7 +36,25 @@ def test_finished_runs_become_trained_cells(add_run, import_project, tmp_path):
     weights = load(topk.load_best())
     for name, x in checkpoint["model_ema"].items():
         assert torch.equal(weights[name], x)
-    assert lines[-2] == f"2 cells in {tmp_path}/results/published, 2 of them with weights"
+    assert lines[-2] == f"2 cells in {store_folder}/results/published, 2 of them with weights"
+
+
+def test_a_distilled_model_needs_its_host(add_run, import_project, tmp_path):
+    distilled = "deit_{capacity}_distilled_patch16_224"
+    add_run("wise-wolf", "topk_tiny_distilled_patch16_224", rates=(0.7,), host=distilled)
+    study = tmp_path / "published"
+    _, lines, _ = import_project(study)
+    (told,) = [line for line in lines if line.startswith("without weights: wise-wolf: ")]
+    assert "; it is of a host with a distillation token (timm's *_distilled_*) (out/" in told
+    _, lines, _ = import_project(study, host=distilled)
+    assert lines[-2] == f"1 cells in {study}, 1 of them with weights"
+    checkpoint = torch.load("out/wise-wolf/best_checkpoint.pth", weights_only=False)["model_ema"]
+    (weights,) = [
+        load(cell.load_best())
+        for cell in map(Store(study).cell, Store(study).cell_ids())
+        if cell.state() is CellState.TRAINED
+    ]
+    assert torch.equal(weights["head_dist.weight"], checkpoint["head_dist.weight"])
 
 
 def test_an_imported_cell_is_never_one_that_is_trained_here(add_run, import_project, tmp_path):
@@ -197,21 +215,22 @@ def test_importing_joins_a_study_that_is_there(add_run, import_project, tmp_path
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_imported_cells_are_evaluated_compared_and_shown(add_run, import_project, tmp_path):
+def test_imported_cells_are_evaluated_compared_and_shown(add_run, import_project, s3_folder):
+    study = s3_folder / "published"
     add_run("topk-half", accuracy=91.0)
     add_run("tome-half", "tome_tiny_patch4_32", accuracy=92.0)
     add_run("plain", "deit_tiny_patch4_32_local", rates=(), accuracy=97.0)
     add_run("gone", "evit_tiny_patch4_32", accuracy=93.0, saved=False)
-    _, lines, _ = import_project(tmp_path / "results" / "published")
+    _, lines, _ = import_project(study)
     _, words, command = lines[-1].partition(": tokensweep ")
     assert words
     lines = launched(command)
     assert "published: 3 of 3 cells done, 0 failed" in lines
-    cells = cells_of(tmp_path / "results" / "published")
+    cells = cells_of(study)
     assert cells["evit"].state() is CellState.RECORDED
 
-    tables = Store(tmp_path / "results" / "published").tables
-    results = pd.read_parquet(tables / "results.parquet").set_index("method")
+    tables = read_tables(Store(study))
+    results = tables["results"].set_index("method")
     assert results["imported"].notna().all()
     assert results["imported_accuracy"].to_dict() == {
         "topk": 91.0, "tome": 92.0, "deit": 97.0, "evit": 93.0,
@@ -220,11 +239,10 @@ def test_imported_cells_are_evaluated_compared_and_shown(add_run, import_project
     assert "its checkpoint is missing" in results.loc["evit", "note"]
     assert (results.loc[["topk", "tome", "deit"], "accuracy"] > 80).all()
     assert results.loc["deit", "images"] == 360
-    features = pd.read_parquet(tables / "features.parquet")
+    features = tables["features"]
     assert {*zip(features["method_a"], features["method_b"], strict=True)} >= {("topk", "tome")}
-    seeds = pd.read_parquet(tables / "seeds.parquet")
-    assert seeds["imported"].all()
-    page = (tmp_path / "results" / "published" / "report" / "index.html").read_text()
+    assert tables["seeds"]["imported"].all()
+    page = Store(study).report.read_text()
     assert "imported from tester/Token Reduction Training/" in page
     # And again, there is nothing left to do.
     assert launched(command)[0] == "published: 3 of 3 cells done, 0 failed"
