@@ -48,6 +48,30 @@ def make_cell():
     return make
 
 
+@pytest.fixture
+def trial_config(image_folder, tmp_path):
+    """Return a function that makes what Tune gives to the trial of a cell, in `tmp_path/cell`."""
+
+    def config(cell, **others):
+        return {
+            "cell_id": cell.id,
+            "cell": cell.model_dump_json(),
+            "folder": str(tmp_path / "cell"),
+            "data_root": str(image_folder),
+            "index_folder": str(tmp_path / "datasets"),
+            "weights": None,
+            "teacher_folder": None,
+            "threads": 1,
+            "macs": 0.0,
+            "stop_file": str(tmp_path / "stop"),
+            "workers": 1,
+            "cpu": 1,
+            "gpu": 0,
+        } | others
+
+    return config
+
+
 @pytest.fixture(scope="session")
 def image_folder(tmp_path_factory):
     """Return a folder dataset with the first 160 training and 40 evaluation digits."""

@@ -15,27 +15,10 @@ IN_EVERY_STEP = TWICE_A_STEP | {"optimiser", "average"}
 
 
 @pytest.fixture
-def profile(make_cell, image_folder, tmp_path):
+def profile(make_cell, trial_config):
     """Return the profile of a cell with an average, and how long it took."""
     cell = make_cell(ema_decay=0.9, checkpoint_minutes=10)
-    trial = ProfiledTrainable(
-        {
-            "cell_id": cell.id,
-            "reused": False,
-            "cell": cell.model_dump_json(),
-            "folder": str(tmp_path / "cell"),
-            "data_root": str(image_folder),
-            "index_folder": str(tmp_path / "datasets"),
-            "weights": None,
-            "teacher_folder": None,
-            "threads": 1,
-            "macs": 0.0,
-            "stop_file": str(tmp_path / "stop"),
-            "workers": 1,
-            "cpu": 1,
-            "gpu": 0,
-        }
-    )
+    trial = ProfiledTrainable(trial_config(cell))
     began = time.perf_counter()
     profile = trial.profile(STEPS)
     seconds = time.perf_counter() - began

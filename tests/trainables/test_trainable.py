@@ -22,27 +22,11 @@ CLIPPED = {"clip_grad": 1.0}
 
 
 @pytest.fixture
-def start(tmp_path, image_folder):
+def start(trial_config):
     """Return a function that starts a cell's trial in `tmp_path/cell`, as Tune would."""
 
     def start(cell, gpu=0):
-        return FinetuneTrainable(
-            {
-                "cell_id": cell.id,
-                "cell": cell.model_dump_json(),
-                "folder": str(tmp_path / "cell"),
-                "data_root": str(image_folder),
-                "index_folder": str(tmp_path / "datasets"),
-                "weights": None,
-                "teacher_folder": None,
-                "threads": 1,
-                "macs": 1e9,
-                "stop_file": str(tmp_path / "stop"),
-                "workers": 1,
-                "cpu": 1,
-                "gpu": gpu,
-            }
-        )
+        return FinetuneTrainable(trial_config(cell, macs=1e9, gpu=gpu))
 
     return start
 
