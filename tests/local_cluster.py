@@ -83,7 +83,7 @@ class Node:
     def kill(self) -> None:
         """Kill everything on the node at once."""
         for process in [self.process.pid, *self._everything()]:
-            _kill(process)
+            _signal(process, signal.SIGKILL)
         self.process.wait()
 
     def _named(self, program: str) -> list[int]:
@@ -171,14 +171,28 @@ class LocalCluster:
 
         launch.wait_until(frozen)
 
+    def catch(self, launch: Launch, node: Node, work: str) -> None:
+        """Stop a node's processes in the middle of some work, given by how their titles go on."""
+
+        def caught() -> bool:
+            found = node.trainers(work)
+            for process in found:
+                _signal(process, signal.SIGSTOP)
+            if node.trainers(work):
+                return True
+            for process in found:
+                _signal(process, signal.SIGCONT)
+            return False
+
+        launch.wait_until(caught)
+
     def thaw(self) -> None:
         """Let the processes go on that `freeze` has stopped."""
         self._signal_trainers(signal.SIGCONT)
 
     def _signal_trainers(self, number: signal.Signals) -> None:
         for process in self.trainers():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(process, number)
+            _signal(process, number)
 
     def lose(self, node: Node) -> None:
         """Kill everything on a node at once, as its power supply might."""
@@ -207,9 +221,9 @@ class LocalCluster:
         self._folder.cleanup()
 
 
-def _kill(process: int) -> None:
+def _signal(process: int, number: signal.Signals) -> None:
     with contextlib.suppress(ProcessLookupError):
-        os.kill(process, signal.SIGKILL)
+        os.kill(process, number)
 
 
 def _free_port() -> int:

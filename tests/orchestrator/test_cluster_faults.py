@@ -2,12 +2,17 @@
 
 import os
 import shlex
+import shutil
 import signal
 import sys
 
 import pytest
+import yaml
 from launching import Launch, assert_resumed, assert_tidy, assert_whole
 from local_cluster import LocalCluster
+
+from orchestrator.storage.store import Store
+from orchestrator.study import SHIPPED
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
@@ -51,6 +56,25 @@ def test_lost_nodes_cost_no_retry_and_added_ones_are_used_at_once(tmp_path, clus
     assert_whole(launch, undisturbed, {})
     assert not launch.events("attempt failed")
     assert_tidy(launch)
+
+
+def test_a_node_lost_while_comparing_costs_nothing(finished, tmp_path, cluster):
+    shutil.copytree(finished.store.path, tmp_path / "smoke")
+    store = Store(tmp_path / "smoke")
+    for folder in (store.tables, store.comparisons):
+        shutil.rmtree(folder)
+    smoke = yaml.safe_load((SHIPPED / "smoke.yaml").read_text())
+    launch = cluster.launch(tmp_path, "--stages", "compare", study=smoke)
+    node = cluster.nodes[0]
+    cluster.catch(launch, node, "load |compare ")
+    cluster.lose(node)
+    launch.end(0)
+    assert_tidy(launch)
+    found, expected = (
+        {path.name: path.read_bytes() for path in at.tables.glob("*.parquet")}
+        for at in (store, finished.store)
+    )
+    assert found == expected != {}
 
 
 def test_without_a_head_the_driver_ends_and_says_how_to_go_on(tmp_path, cluster, undisturbed):
