@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -25,7 +24,6 @@ from trainables.files import DamagedFileError
 from trainables.patience import StorageError
 
 BAD_INPUT = 2
-DRAWING = "drawing figures"
 
 UsageError: Any = typer.BadParameter.__bases__[0]
 """What all complaints of Typer about arguments have in common; it brings a click of its own."""
@@ -185,9 +183,7 @@ def report(
     try:
         with work_shown(console) as show:
             cells = [store.cell(cell_id) for cell_id in store.cell_ids()]
-            write_report(
-                store, cells, data and data.absolute(), console.print, partial(show, DRAWING)
-            )
+            write_report(store, cells, data and data.absolute(), console.print, show)
     except KeyboardInterrupt:
         words = "interrupted; what is drawn is kept. Go on with:"
         console.print(words, command_line(), markup=False, highlight=False, soft_wrap=True)

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,8 +33,8 @@ KEEP_SECONDS = 5.0
 """A report that is killed loses no more than the figures drawn since."""
 
 Say = Callable[[str], None]
-Tell = Callable[[int, int], None]
-"""Told again and again how many figures are drawn, of how many."""
+Tell = Callable[[str, int, int], None]
+"""Told again and again what is done, how many parts of it are, and of how many."""
 
 
 def report_is_current(store: Store, cells: Sequence[StoredCell]) -> bool:
@@ -65,7 +66,7 @@ def write_report(
         cells: All cells of the study, in its order.
         data: Folder of the datasets, as it was given, to cut pictures of images out of.
         say: Told what the page has to do without, and why.
-        tell: Told how far the figures are.
+        tell: Told how far images and figures are.
         stopping: Asked after each figure whether to stop there.
 
     Returns:
@@ -74,7 +75,7 @@ def write_report(
     from analysis.report import render  # Imports plotly.
     from orchestrator.results.sampling import fill_samples  # Imports Ray.
 
-    fill_samples(store, cells, data, say, stopping)
+    fill_samples(store, cells, data, say, partial(tell, "choosing images"), stopping)
     inputs = _inputs(store, cells)
     study = store.read_study()
     provenance = {"git commit": str(study["git_commit"]), **study["versions"]}
@@ -125,7 +126,7 @@ class FigureFiles:
             with closing(drawing):
                 for (name, _), contents in zip(missing, drawing, strict=True):
                     self._write(name, contents)
-                    tell(len(self._drawn), len(self._figures))
+                    tell("drawing figures", len(self._drawn), len(self._figures))
                     if stopping():
                         break
                     if time.monotonic() - kept > KEEP_SECONDS:

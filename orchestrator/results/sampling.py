@@ -103,6 +103,7 @@ def fill_samples(
     cells: Sequence[StoredCell],
     data: Path | None,
     say: Callable[[str], None],
+    tell: Callable[[int, int], None],
     stopping: Callable[[], bool],
 ) -> None:
     """Make the samples that are missing or whose cells have changed, in this process.
@@ -115,17 +116,18 @@ def fill_samples(
         cells: All cells of the study, in its order.
         data: Folder of the datasets, as it was given.
         say: Told which setting has no sample, and why.
+        tell: Told how many samples are made, of how many.
         stopping: Asked before each setting whether to stop there.
     """
-    for setting in settings([record_of(cell) for cell in cells], fingerprint(cells)):
-        path = store.samples / setting.file
-        if is_current(path, setting, pictures=data is not None):
-            continue
+    found = settings([record_of(cell) for cell in cells], fingerprint(cells))
+    missing = [s for s in found if not is_current(store.samples / s.file, s, data is not None)]
+    for number, setting in enumerate(missing):
         if stopping():
             return
+        tell(number, len(missing))
         try:
             root = dataset_root(setting.records[0].dataset, data)
-            write_sealed_json(path, sample_of(store, setting, root))
+            write_sealed_json(store.samples / setting.file, sample_of(store, setting, root))
         except (DamagedFileError, ValueError) as error:
             say(f"no images for {setting.file}: {error}")
 
@@ -165,7 +167,7 @@ def _load(store: Store, record: CellRecord) -> EvaluatedCell:
     return EvaluatedCell(CellArtifacts(record, patterns, {}), predictions)
 
 
-def is_current(path: StorePath, setting: Setting, *, pictures: bool = True) -> bool:
+def is_current(path: StorePath, setting: Setting, pictures: bool = True) -> bool:
     """Tell whether a setting's file is whole and made from these evaluations.
 
     Args:

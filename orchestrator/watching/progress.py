@@ -109,7 +109,7 @@ class Progress:
         self.sinks: list[Sink] = []
         self._trackers: list[Tracker] = []
         self._comparing: tuple[int, int] | None = None
-        self._drawing: tuple[int, int] | None = None
+        self._drawing: tuple[str, int, int] | None = None
         self.cluster: Callable[[], ClusterFacts | None] = lambda: None
         """Tells what there is to run on at the moment."""
 
@@ -210,9 +210,9 @@ class Progress:
         self._comparing = (done, of) if done < of else None
         self.tick()
 
-    def draw(self, done: int, of: int) -> None:
-        """Record how many figures are drawn already, of how many."""
-        self._drawing = (done, of) if done < of else None
+    def draw(self, what: str, done: int, of: int) -> None:
+        """Record how far the report is: what is done, how many parts of it, of how many."""
+        self._drawing = (what, done, of) if done < of else None
         self.tick()
 
     def tick(self) -> None:

@@ -131,8 +131,8 @@ class Status(Facts):
     left: TimeLeft | None = None
     comparing: tuple[int, int] | None = None
     """Steps of comparing that are done, and all: cells, pairs, then parts of tables; or None."""
-    drawing: tuple[int, int] | None = None
-    """Figures of the report that are drawn, and all; None where none is to be drawn."""
+    drawing: tuple[str, int, int] | None = None
+    """What is done for the report, how many parts of it, and of how many; or None."""
     failed: tuple[CellReason, ...] = ()
     retried: tuple[CellReason, ...] = ()
     """Cells that were tried again in the launch, with the last reason."""

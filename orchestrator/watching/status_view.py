@@ -176,8 +176,8 @@ def _preparations(status: Status) -> list[str]:
         done, of = status.comparing
         words.append(f"comparing: {done:,} of {of:,} steps")
     if status.drawing:
-        done, of = status.drawing
-        words.append(f"drawing: {done:,} of {of:,} figures")
+        what, done, of = status.drawing
+        words.append(f"{what}: {done:,} of {of:,}")
     return list(filter(None, words))
 
 

@@ -43,7 +43,7 @@ def launch_without_ray(storage):
     notes = [str(error) for error in errors]
     work = left_to_do(selection, options, notes.append)
     if not work:
-        refresh_report(selection, None, notes.append, lambda done, of: None, lambda: False)
+        refresh_report(selection, None, notes.append, lambda *told: None, lambda: False)
     return notes, work
 
 

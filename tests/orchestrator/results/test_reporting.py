@@ -23,7 +23,7 @@ def test_the_page_of_a_study_in_progress_shows_every_cell_as_it_is(store, capsys
     with pytest.raises(SystemExit) as ended:
         main(["report", str(store.path)])
     assert not ended.value.code
-    assert capsys.readouterr().out == f"drawing figures\nreport: {store.report}\n"
+    assert capsys.readouterr().out == f"choosing images\ndrawing figures\nreport: {store.report}\n"
     page = store.report.read_text()
     (cells,) = re.findall(r'<table data-name="cells">.*?</table>', page)
     rows = re.findall(r"<tr><td>.*?</tr>", cells)
@@ -70,7 +70,8 @@ def test_only_figures_that_changed_are_drawn_again(store, evaluated, drawn):
     assert write_report(store, evaluated, None, print, lambda *counts: told.append(counts))
     assert report_is_current(store, evaluated)
     figures = drawn.copy()
-    assert told == [(n + 1, len(figures)) for n in range(len(figures))]
+    assert told[0] == ("choosing images", 0, 1)
+    assert told[1:] == [("drawing figures", n + 1, len(figures)) for n in range(len(figures))]
     assert len(figures) > 2
     drawn.clear()
     assert write_report(store, evaluated, None, print, lambda *counts: None)

@@ -160,7 +160,7 @@ def test_a_dataset_that_is_not_at_hand_leaves_a_sample_without_pictures(study, t
 
 def fill(store, data=None, stopping=lambda: False):
     said = []
-    fill_samples(store, cells_of(store), data, said.append, stopping)
+    fill_samples(store, cells_of(store), data, said.append, lambda *counts: None, stopping)
     return said
 
 

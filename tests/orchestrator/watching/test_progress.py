@@ -136,9 +136,9 @@ def test_how_far_comparing_is_shows_until_it_is_done(clock):
 def test_how_far_the_figures_are_shows_until_they_are_drawn(clock):
     with make({"a": CellState.DONE})[0] as progress:
         clock.now += 61
-        progress.draw(1200, 1300)
-        assert "drawing: 1,200 of 1,300 figures" in progress._console.file.getvalue()
-        progress.draw(1300, 1300)
+        progress.draw("drawing figures", 1200, 1300)
+        assert "drawing figures: 1,200 of 1,300" in progress._console.file.getvalue()
+        progress.draw("drawing figures", 1300, 1300)
         assert progress.status().drawing is None
 
 
