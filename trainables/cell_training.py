@@ -3,19 +3,26 @@
 The folder is the truth: whenever a training starts, for the first time, after a crash or in a new
 launch, it goes on from the newest whole state there. So does an attempt that ends on a number
 that is not finite, but gentler: the folder tells how often that has happened.
+
+States are copied where training stands still, and written while it goes on: a report may come
+before its state is in the store. What ends a training waits until all is written.
 """
 
 import io
 import math
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, TypeVar
 
 import torch
 from safetensors.torch import save as save_safetensors
+from torch import Tensor
 
+from trainables.background_writer import BackgroundWriter
 from trainables.cell import Cell
 from trainables.cell_folder import CellFolder
 from trainables.device import device_for
@@ -25,6 +32,7 @@ from trainables.loop import Finetuning
 from trainables.parts import part
 from trainables.patience import StorageError, patience
 from trainables.ranks import ALONE, Ranks
+from trainables.selecting import Weights
 from trainables.stop_file import StopFile
 from trainables.store_path import store_path
 
@@ -62,16 +70,18 @@ class CellTraining:
             self._cell.recipe.checkpoint_minutes * 60 if ranks.first else math.inf
         )
         self._finetuning: Finetuning | None = None
-        self._waited: list[str] = []
-        """Words on what the storage made wait in the present step."""
+        self._words: SimpleQueue[str] = SimpleQueue()
+        """What the storage made wait, to be reported."""
+        self._writer = BackgroundWriter(self._words.put)
 
     def step(self) -> dict[str, Any]:
         """Train until something is worth reporting; save when it is time to.
 
         Returns:
-            The report; `loss`, `step` and what is in the store are the same on all ranks.
+            The report; `loss` and `step` are the same on all ranks. Of what goes into the store it
+            has, beside the bytes, the seconds that writing took (`checkpoint_seconds`), and those
+            for which training stood still (`checkpoint_blocked`).
         """
-        self._waited = []
         try:
             report = self._train()
         except StorageError as error:
@@ -79,8 +89,8 @@ class CellTraining:
                 raise
             # Another try would find the same: the cell goes on from what it has saved.
             ended = {"interrupted": True, "storage_full": True, "finished": False, "done": True}
-            return ended | {"storage": [*self._waited, str(error)]}
-        return report | {"storage": self._waited}
+            return ended | {"storage": [*self._told(), str(error)]}
+        return report | {"storage": self._told()}
 
     def _train(self) -> dict[str, Any]:
         finetuning = self._finetuning = self._finetuning or self._begin_attempt()
@@ -93,7 +103,12 @@ class CellTraining:
         return report | self._from_store(partial(self._keep, finetuning, report))
 
     def close(self) -> None:
-        """Let go of the model and end the processes that load data; a later `step` begins anew."""
+        """Let go of the model and end the processes that load data; a later `step` begins anew.
+
+        What is being written is waited for, whether it succeeds or not.
+        """
+        with suppress(Exception):
+            self._writer.wait()
         if self._finetuning is not None:
             self._finetuning.close()
             self._finetuning = None
@@ -138,15 +153,14 @@ class CellTraining:
     def _keep(self, finetuning: Finetuning, report: dict[str, Any]) -> dict[str, Any]:
         """Write what a report leaves in the store; return what it says beside the training's."""
         stopping = self._stopping()
-        began, written = time.perf_counter(), 0
-        if report["best_improved"]:
-            with part("checkpoint"):
-                written += self._save_best(finetuning)
         due = report["epoch_ended"] or stopping or time.monotonic() > self._checkpoint_due
-        if due and not report["finished"]:  # Then the result follows at once.
-            with part("checkpoint"):
-                written += self._save(finetuning)
-        seconds = time.perf_counter() - began
+        began = time.perf_counter()
+        with part("checkpoint"):
+            last = due and not report["finished"]  # Then the result follows at once.
+            self._save(finetuning, best=report["best_improved"], last=last)
+            if stopping or report["finished"]:
+                self._writer.wait()
+        blocked, written = time.perf_counter() - began, self._writer.written()
         self._folder.append_log(report)
         if report["finished"]:
             self._folder.write_result(
@@ -159,25 +173,37 @@ class CellTraining:
             )
         return {
             "first_step": self._first_step,
-            "checkpoint_bytes": written,
-            "checkpoint_seconds": seconds,
+            "checkpoint_bytes": written.bytes,
+            "checkpoint_seconds": written.seconds,
+            "checkpoint_blocked": blocked,
             "interrupted": stopping,
             "done": report["finished"] or stopping,
         }
 
-    def _save_best(self, finetuning: Finetuning) -> int:
-        """Save the best weights; return their bytes."""
-        weights, meta = finetuning.best
-        best = save_safetensors(weights)
-        self._folder.save_best(best, meta)
-        return len(best)
+    def _save(self, finetuning: Finetuning, *, best: bool, last: bool) -> None:
+        """Begin to write copies of the best weights and of the state to go on from."""
+        if not (best or last):
+            return
+        found = finetuning.best if best else None
+        state = on_cpu(finetuning.state_dict()) if last else None
+        self._writer.begin(partial(self._write, found, state))
+        if last:
+            self._checkpoint_due = time.monotonic() + self._checkpoint_seconds
 
-    def _save(self, finetuning: Finetuning) -> int:
-        """Save the state to go on from; return its bytes."""
-        state = as_bytes(finetuning.state_dict())
-        self._folder.save_last(finetuning.step, state)
-        self._checkpoint_due = time.monotonic() + self._checkpoint_seconds
-        return len(state)
+    def _write(
+        self, best: tuple[Weights, dict[str, Any]] | None, state: dict[str, Any] | None
+    ) -> int:
+        """Write what there is; return its bytes. The state comes last, as it knows the best."""
+        count = 0
+        if best is not None:
+            weights, meta = save_safetensors(best[0]), best[1]
+            self._folder.save_best(weights, meta)
+            count += len(weights)
+        if state is not None:
+            last = as_bytes(state)
+            self._folder.save_last(state["step"], last)
+            count += len(last)
+        return count
 
     def _from_store(self, access: Callable[[], T]) -> T:
         """Return on all ranks what the first one finds; wait while the storage fails."""
@@ -188,11 +214,15 @@ class CellTraining:
             except StorageError as error:
                 return error  # For the others, who wait for an answer.
 
-        with patience(self._waited.append):
+        with patience(self._words.put):
             found = self._ranks.from_first(outcome)
         if isinstance(found, StorageError):
             raise found
         return found
+
+    def _told(self) -> list[str]:
+        """Return what the storage made wait since this was asked before."""
+        return [self._words.get() for _ in range(self._words.qsize())]
 
     def _stopping(self) -> bool:
         return self._stop_file.exists()
@@ -203,3 +233,14 @@ def as_bytes(state: dict[str, Any]) -> bytes:
     buffer = io.BytesIO()
     torch.save(state, buffer)
     return buffer.getvalue()
+
+
+def on_cpu(state: dict[Any, Any]) -> dict[Any, Any]:
+    """Return a copy of a resume state in the main memory, which training does not change."""
+    return {name: _copied(value) for name, value in state.items()}
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.to("cpu", copy=True)
+    return on_cpu(value) if isinstance(value, dict) else value

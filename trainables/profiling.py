@@ -143,8 +143,8 @@ class ProfiledTraining(CellTraining):
         with recording(rare):
             finetuning.evaluate()
             with part("checkpoint"):
-                self._save_best(finetuning)
-                self._save(finetuning)
+                self._save(finetuning, best=True, last=True)
+        self._writer.wait()
         parts: dict[str, PartTime] = {
             name: PartTime(recorder.seconds[name] / times, steps / times)
             for name, times in recorder.times.items()

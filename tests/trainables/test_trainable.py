@@ -7,6 +7,7 @@ import math
 import multiprocessing
 import os
 import pickle
+import threading
 
 import pytest
 import torch
@@ -199,6 +200,7 @@ def test_states_are_saved_as_often_as_asked_for(make_cell, start, folder):
     trial = start(make_cell(checkpoint_minutes=1e-9))
     for step in (1, 2, 3):
         assert trial.train()["step"] == step
+        trial._training._writer.wait()
         assert saved_steps(folder)[-1] == step
 
 
@@ -310,13 +312,74 @@ def test_a_full_disk_ends_the_cell_with_its_last_good_state(
     trial = start(make_cell(checkpoint_minutes=1e-6))  # A state after every step.
     trial.train()
     monkeypatch.setattr(patience, "PATIENCE_SECONDS", 0.02)
+    trial._training._writer.wait()
     failing_disk(errno.ENOSPC, times=10**9)
-    report = trial.train()
+    report = run(trial)[-1]
     assert (report["done"], report["interrupted"], report["storage_full"]) == (True, True, True)
     assert "No space left on device: / has " in report["storage"][-1]
     assert saved_steps(folder) == [1]
     failing_disk(0, times=0)
     assert run(start(make_cell(checkpoint_minutes=1e-6)))[-1]["first_step"] == 1
+
+
+@pytest.fixture
+def held(monkeypatch):
+    """Return a gate at which everything waits that is to become bytes; open it with `set`."""
+    gate, real = threading.Event(), cell_training.as_bytes
+
+    def as_bytes(state):
+        assert gate.wait(60)
+        return real(state)
+
+    monkeypatch.setattr(cell_training, "as_bytes", as_bytes)
+    yield gate
+    gate.set()
+
+
+def test_training_goes_on_while_a_state_is_written(make_cell, start, folder, held, finetune):
+    """What is written is the state as it was, however far training has come meanwhile."""
+    cell = make_cell(epochs=3)  # 4 steps an epoch.
+    trial = start(cell)
+    assert trial.train()["epoch_ended"]
+    report = trial._training._finetuning.run(lambda: False)
+    assert (report["step"], saved_steps(folder)) == (8, [])
+    held.set()
+    trial._training._writer.wait()
+    state = torch.load(folder.path / "last" / "state-00000004.pt", weights_only=True)
+    expected = finetune(cell)
+    expected.run(lambda: False)
+    expected = expected.state_dict()
+    for part in ("model", "ema"):
+        assert all(torch.equal(state[part][n], tensor) for n, tensor in expected[part].items())
+    for index, moments in expected["moments"].items():
+        assert all(torch.equal(state["moments"][index][n], x) for n, x in moments.items())
+    assert state["best"] == expected["best"]
+
+
+def test_until_a_state_is_written_the_one_before_it_counts(make_cell, start, folder, held):
+    """As after a SIGKILL, another process finds what was whole."""
+    trial = start(make_cell(epochs=3))
+    held.set()
+    trial.train()
+    trial._training._writer.wait()
+    held.clear()
+    trial.train()
+    found = torch.load(io.BytesIO(folder.load_last()), weights_only=True)
+    assert (found["step"], folder.best_meta()["epoch"]) in {(4, 1), (4, 2)}
+
+
+def test_a_cell_that_is_to_stop_waits_for_what_is_being_written(
+    make_cell, start, folder, held, tmp_path
+):
+    trial = start(make_cell(epochs=3))
+    assert trial.train()["checkpoint_bytes"] == 0
+    (tmp_path / "stop").touch()
+    threading.Timer(0.2, held.set).start()
+    report = trial.train()
+    assert (report["interrupted"], saved_steps(folder)) == (True, [4, report["step"]])
+    states = sum(path.stat().st_size for path in folder.path.glob("last/*.pt"))
+    assert report["checkpoint_bytes"] > states
+    assert report["checkpoint_blocked"] > 0 < report["checkpoint_seconds"]
 
 
 def test_a_storage_that_fails_for_good_fails_the_attempt(
