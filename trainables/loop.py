@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 
 from trainables.cell import Cell
 from trainables.cell_data import CellData
+from trainables.compiling import UNCOMPILED, Compiling
 from trainables.data.loader import stream_seed
 from trainables.device_batches import DeviceBatches
 from trainables.distillation import Teacher
@@ -74,6 +76,7 @@ class Finetuning:
         self._lr: float | None = None
         self._batches: DeviceBatches | None = None
         self._lead = Lead(device)
+        self._notes: list[str] = []
         self._spent = {"seconds": 0.0, "waited": 0.0}
         self.data = self._open_data(data_root, host_weights, index_folder)
         self._selection = Selection(self.data, cell.recipe.batch_size, ranks)
@@ -96,8 +99,11 @@ class Finetuning:
         num_classes = len(dataset.class_names)
         self.model = build_model(self.cell, num_classes, weights=host_weights).to(self.device)
         self.ema = ModelEmaV3(self.model, decay=recipe.ema_decay) if recipe.ema_decay else None
+        self.model.set_grad_checkpointing(recipe.grad_checkpointing)
+        training_pass = TrainingPass(self.model)
+        self._compiling = self._compiled(training_pass) if recipe.compile else None
         self._forward = self._ranks.parallel(
-            TrainingPass(self.model), unused_parameters=leaves_out_parameters(self.model)
+            training_pass, unused_parameters=leaves_out_parameters(self.model)
         )
         self._optimizer = build_optimizer(self.model, recipe)
         self._dtype = autocast_dtype(recipe, self.device)
@@ -105,6 +111,14 @@ class Finetuning:
         self._scaler = torch.amp.GradScaler(self.device.type, enabled=scales)
         self._mixup = build_mixup(recipe, dataset.task, num_classes)
         self._objective = Objective(self.cell, dataset.task)
+
+    def _compiled(self, training_pass: TrainingPass) -> Compiling | None:
+        if not any(stage.pads for stage in self.model.stages):
+            return Compiling(training_pass, self.device)
+        # Each length would be compiled anew.
+        method = self.cell.method
+        self._notes.append(f"{UNCOMPILED}: {method} keeps another number of tokens in each batch")
+        return None
 
     @property
     def finished(self) -> bool:
@@ -132,8 +146,8 @@ class Finetuning:
             `loss_terms`, `lr` (highest of the last step), `metric`, `accuracy` and
             `best_accuracy` (percent), `images_per_second`, `data_wait` (share of the training
             time), `preparing` (words on the images where they had to be made ready: then there is
-            no training yet), `epoch_ended`, `best_improved` and `finished`. None where there is no
-            value.
+            no training yet), `notes` (lines on what does not go as the recipe says),
+            `epoch_ended`, `best_improved` and `finished`. None where there is no value.
 
         Raises:
             NonFiniteError: If a loss, the gradients or an evaluation's logits are infinite or not
@@ -147,8 +161,10 @@ class Finetuning:
             self._spent["waited"] += stretch.waited
             ended = self.step % self._steps_per_epoch == 0
             improved = ended and self.evaluate()
+        notes, self._notes = self._notes, []
         return {
             **stretch.report(),
+            "notes": notes,
             "preparing": preparing,
             "epoch": self._epoch,
             "epochs": self.cell.recipe.epochs,
@@ -260,7 +276,8 @@ class Finetuning:
                 images, targets = self._mixed(images, targets, epoch, number)
             last = number == window[-1]
             with nullcontext() if last else accumulating(self._forward):
-                batches.append(self._backward(images, targets, share=1 / len(window)))
+                passes = partial(self._backward, images, targets, share=1 / len(window))
+                batches.append(self._passed(passes))
             stretch.images += self.data.batch_images
         norm = self._apply_gradients()
         stretch.note(mean_terms(batches), norm, self._scaler.scale(torch.ones_like(norm)))
@@ -285,6 +302,12 @@ class Finetuning:
         if self._ranks.size > 1:
             _seed_generators(self.cell.seed, epoch, number, self._ranks.rank)
         return images, targets
+
+    def _passed(self, passes: Callable[[], LossTerms]) -> LossTerms:
+        """Do a forward and backward pass, compiled if the recipe says so and that works."""
+        if self._compiling is None:
+            return passes()
+        return self._compiling.attempt(passes, self._notes.append)
 
     def _backward(self, images: Tensor, targets: Tensor, share: float) -> LossTerms:
         """Add a batch's gradients, weighted by its share of the step.

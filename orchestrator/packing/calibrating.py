@@ -214,6 +214,8 @@ def _kind(cell: Cell, device: str, threads: int) -> dict[str, Any]:
         "precision": recipe.precision,
         "averages": recipe.ema_decay is not None,
         "drops_paths": recipe.drop_path > 0,
+        "compile": recipe.compile,
+        "grad_checkpointing": recipe.grad_checkpointing,
         "distillation": recipe.distillation,
         "teacher": recipe.teacher.format(capacity=cell.capacity) if distils else None,
         "device": device,

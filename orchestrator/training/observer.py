@@ -44,7 +44,7 @@ class TrialObserver(tune.Callback):
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
         """Show what the cell has reached; one that was stopped before it began has nothing."""
-        for words in result.get("storage", ()):
+        for words in (*result.get("notes", ()), *result.get("storage", ())):
             self._progress.note(f"{cell_of(trial)}: {words}")
         if "step" in result:
             self._progress.report(cell_of(trial), result)

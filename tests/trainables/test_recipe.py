@@ -37,6 +37,7 @@ def test_odd_batches_are_fine_where_nothing_is_mixed():
 
 def test_what_does_not_change_the_outcome_is_not_part_of_it():
     assert Recipe(loader_workers=8, checkpoint_minutes=1).outcome() == Recipe().outcome()
+    assert Recipe(compile=True, grad_checkpointing=True).outcome() == Recipe().outcome()
     assert Recipe(lr=2e-3).outcome() != Recipe().outcome()
     assert "loader_workers" not in Recipe().outcome()
 

@@ -125,6 +125,9 @@ def test_kinds_are_what_changes_memory(cells):
     larger = deit.model_copy(update={"recipe": deit.recipe.model_copy(update={"batch_size": 128})})
     other = deit.model_copy(update={"dataset": "digits_multi", "seed": 3})
     assert kind_of(larger) != kind_of(deit)
+    for name in ("compile", "grad_checkpointing"):
+        changed = deit.recipe.model_copy(update={name: True})
+        assert kind_of(deit.model_copy(update={"recipe": changed})) != kind_of(deit)
     assert kind_of(other) == kind_of(deit)
 
 
