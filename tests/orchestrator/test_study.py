@@ -104,6 +104,7 @@ def test_ids_tell_what_a_cell_is(write):
         ("defaults.reduction_loc=[3]", True),
         ("recipes.quick.loader_workers=2", False),
         ("recipes.quick.checkpoint_minutes=1.0", False),
+        ("recipes.quick.shared_input=true", False),
         ("resources.tiny={cpu: 2.0, gpu: 1.0, workers: 2}", False),
         ("name=other", False),
         ("grids.0.eval_keep_rates=[0.25]", False),
