@@ -10,6 +10,9 @@ over the repeats of the ratio of two turns that follow each other.
   own script goes, with the same model, batch, mixup, AdamW, average and precision;
 - each method: images a second over the plain host's, times the method's share of the host's
   multiply-accumulates: 1 where all work saved is time saved;
+- gradient checkpointing: images a second of the plain host over those without it;
+- compiling, where asked for: the same; what the first steps take is left out;
+- checkpoints: time that training stands still for a state over what writing it takes as well;
 - evaluation: time over that of a plain forward pass over the same images. What an evaluation
   measures of the model's speed is left out, for that does not grow with the images.
 
@@ -22,6 +25,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from functools import cached_property, partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import cast
 from unittest import mock
 
@@ -38,6 +42,8 @@ from experiments.benchmarks.results import CLOCKS, Measurement, environment, lin
 from trainables import evaluation
 from trainables.calibration import CLASSES, Rehearsal
 from trainables.cell import Cell
+from trainables.cell_folder import CellFolder
+from trainables.cell_training import as_bytes, on_cpu
 from trainables.data.base import ImageDataset, Split
 from trainables.host import build_model
 from trainables.precision import autocast, autocast_dtype
@@ -55,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(options.threads or torch.get_num_threads())
     bench, rows = Benchmark(options), []
     print(line(Measurement.__annotations__), flush=True)
-    for row in (bench.plain_host(), *bench.methods(), bench.evaluation()):
+    for row in (bench.plain_host(), *bench.methods(), *bench.options(), bench.evaluation()):
         rows.append(asdict(row))
         print(line(rows[-1].values()), flush=True)
     write(options.out, "training", rows, environment(options))
@@ -74,6 +80,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--batch-size", type=int, default=16)
     add("--methods", nargs="*", default=["topk"], choices=list(reduction.METHODS))
     add("--keep-rate", type=float, default=0.5)
+    add("--compile", action="store_true", help="also compile; takes minutes to begin")
     add("--eval-batches", type=int, default=4, help="of an evaluation (default: %(default)s)")
     add("--threads", type=int, help="CPU threads (default: torch's own choice)")
     add("--repeats", type=int, default=5)
@@ -125,6 +132,37 @@ class Benchmark:
                 details=f"speed-up {speed_up:.2f}, work {work:.3f}",
             )
 
+    def options(self) -> Iterator[Measurement]:
+        """Compare the plain host with itself under a recipe's options of speed."""
+        asked = ["grad_checkpointing", *(["compile"] if self._options.compile else [])]
+        for option in asked:
+            changed = self._rehearsal(BASELINE, **{option: True})
+            pairs = self._turns(changed.seconds_a_step, self._baseline.seconds_a_step)
+            yield Measurement(
+                measured=f"training {self._options.host} with {option}, speed-up",
+                value=statistics.median(plain / own for own, plain in pairs),
+                target="at least 0.6" if option == "grad_checkpointing" else "at least 1",
+                details=self._speeds("plain", [own for own, _ in pairs], [p for _, p in pairs]),
+            )
+        yield self._checkpoints()
+
+    def _checkpoints(self) -> Measurement:
+        """Compare what a checkpoint costs the training with what it takes in all."""
+        training = self._baseline
+        with TemporaryDirectory() as place:
+            folder = CellFolder(Path(place))
+            pairs = self._turns(
+                lambda: on_cpu(training.state_dict()),
+                lambda: folder.save_last(1, as_bytes(on_cpu(training.state_dict()))),
+            )
+        return Measurement(
+            measured="training stands still for a checkpoint, of the time until it is written",
+            value=statistics.median(blocked / whole for blocked, whole in pairs),
+            target="at most 0.5",
+            details=f"{statistics.median(blocked for blocked, _ in pairs):.3f} s of "
+            f"{statistics.median(whole for _, whole in pairs):.3f} s",
+        )
+
     def evaluation(self) -> Measurement:
         """Compare an evaluation with a forward pass."""
         cell, images = self._cell("topk"), self._images()
@@ -143,22 +181,22 @@ class Benchmark:
     def _baseline(self) -> Rehearsal:
         return self._rehearsal(BASELINE)
 
-    def _rehearsal(self, method: str) -> Rehearsal:
+    def _rehearsal(self, method: str, **recipe: bool) -> Rehearsal:
         return Rehearsal(
-            self._cell(method),
+            self._cell(method, **recipe),
             host_weights=None,
             device=self._device,
             threads=torch.get_num_threads(),
         )
 
-    def _cell(self, method: str) -> Cell:
+    def _cell(self, method: str, **recipe: bool) -> Cell:
         return Cell(
             dataset="noise",
             method=method,
             capacity="tiny",
             keep_rate=1.0 if method == BASELINE else self._options.keep_rate,
             reduction_loc=(3, 6, 9),
-            recipe=self._recipe,
+            recipe=self._recipe.model_copy(update=recipe),
         )
 
     def _images(self) -> list[Tensor]:

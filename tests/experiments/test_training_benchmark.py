@@ -35,10 +35,12 @@ def test_turns_alternate_and_the_first_pair_warms_up(bench):
 def test_a_short_run(tmp_path, capsys):
     training.main([*OPTIONS.split(), "--eval-batches", "1", "--out", str(tmp_path)])
     rows = json.loads((tmp_path / "training.json").read_text())["rows"]
-    host, topk, evaluation = rows
+    host, topk, computed_again, checkpoint, evaluation = rows
     assert "timm's" in host["details"]
     speed_up, work = (float(fact.split()[1]) for fact in topk["details"].split(", "))
     assert topk["value"] == pytest.approx(speed_up * work, rel=0.05)
     assert 0.4 < work < 0.7
     assert evaluation["value"] > 0
+    assert "plain" in computed_again["details"]
+    assert checkpoint["value"] > 0
     assert "| evaluating topk" in capsys.readouterr().out
