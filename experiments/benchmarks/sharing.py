@@ -1,9 +1,9 @@
 """Measure what sharing a device is worth: cells one after the other, and all at once.
 
-    python experiments/benchmarks/sharing.py --cells 1 2 4
+    python experiments/benchmarks/sharing.py --cells 2 4
 
 Each cell trains in a process of its own, on noise that is there before the clock starts. Alone it
-has all threads of the device; together the cells share them, or the GPU. Both take turns; a value
+has all threads of the device; together the cells share them, or the GPU. All take turns; a value
 is the median of the ratio of the images a second of all cells together over those of one alone.
 `--mps` does the same once more through NVIDIA's multi-process service, started for the purpose.
 
@@ -16,6 +16,7 @@ import os
 import shutil
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -79,8 +80,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows = []
     for through_mps in (False, True) if options.mps else (False,):
         with mps() if through_mps else nullcontext():
-            for cells in options.cells:
-                rows.append(asdict(measure(cells, options, through_mps=through_mps)))
+            for row in measure(options, through_mps=through_mps):
+                rows.append(asdict(row))
                 print(line(rows[-1].values()), flush=True)
     write(options.out, "sharing", rows, environment(options))
     print(f"wrote sharing.json and sharing.md into {options.out}")
@@ -109,16 +110,30 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def measure(cells: int, options: argparse.Namespace, *, through_mps: bool) -> Measurement:
-    """Compare so many cells at once with one alone."""
-    alone = _load(options, options.threads)
-    shared = _load(options, max(1, options.threads // cells))
-    pairs = [(speed(alone, 1), speed(shared, cells)) for _ in range(options.repeats)]
-    one, all_of_them = (statistics.median(speeds) for speeds in zip(*pairs, strict=True))
+def measure(options: argparse.Namespace, *, through_mps: bool) -> Iterator[Measurement]:
+    """Compare each number of cells at once with one alone; tell how it goes."""
+    speeds: dict[int, list[float]] = {cells: [] for cells in (1, *options.cells)}
+    for turn in range(options.repeats):
+        for cells, found in speeds.items():
+            load = _load(options, max(1, options.threads // cells))
+            found.append(speed(load, cells))
+            told = (
+                f"turn {turn + 1} of {options.repeats}: {cells} at once, {found[-1]:.1f} images/s"
+            )
+            print(told, file=sys.stderr, flush=True)
+    for cells in options.cells:
+        yield compared(cells, speeds[1], speeds[cells], options.device, through_mps=through_mps)
+
+
+def compared(
+    cells: int, alone: Sequence[float], together: Sequence[float], device: str, *, through_mps: bool
+) -> Measurement:
+    """Compare the images a second of so many cells at once with those of one, turn by turn."""
+    one, all_of_them = statistics.median(alone), statistics.median(together)
     return Measurement(
         measured=f"{cells} cells at once over one after the other{', MPS' * through_mps}",
-        value=statistics.median(together / single for single, together in pairs),
-        target="at least 1.8" if cells == 4 and options.device != "cpu" else "at least 1",
+        value=statistics.median(b / a for a, b in zip(alone, together, strict=True)),
+        target="at least 1.8" if cells == 4 and device != "cpu" else "at least 1",
         details=f"{all_of_them:.1f} images/s together, {one:.1f} alone",
     )
 
