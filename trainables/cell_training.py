@@ -100,6 +100,9 @@ class CellTraining:
         except NonFiniteError as error:
             self.close()
             return self._from_store(partial(self._end_attempt, error))
+        except Exception:
+            self.close()  # Another process may go on in the folder as soon as this one gives up.
+            raise
         return report | self._from_store(partial(self._keep, finetuning, report))
 
     def close(self) -> None:

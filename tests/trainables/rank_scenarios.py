@@ -58,7 +58,9 @@ def train_in_folder(ranks, config, steps):
     """Train in a cell's folder, saving after each of so many optimiser steps."""
     trainables.loop.build_model = double_model
     training = CellTraining(config, ranks)
-    return [training.step() for _ in range(steps)]
+    reports = [training.step() for _ in range(steps)]
+    training.close()  # Waits for the last state to be written.
+    return reports
 
 
 def train_with_a_bad_loss(ranks, cell, root):

@@ -166,12 +166,16 @@ def test_after_the_last_retry_the_cell_is_lost(make_cell, start, folder, poison)
     assert folder.attempts()[-1]["gentler"] == CLIPPED | HALVED
 
 
-def test_a_crash_does_not_make_the_next_attempt_gentler(make_cell, start, folder, monkeypatch):
+def test_a_crash_does_not_make_the_next_attempt_gentler(
+    make_cell, start, folder, monkeypatch, held
+):
     trial = start(make_cell())
     trial.train()
+    threading.Timer(0.2, held.set).start()
     monkeypatch.setattr(trial._training._finetuning, "run", lambda until: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         trial.train()
+    assert saved_steps(folder) == [4], "what was being written is waited for"
     run(start(make_cell()))
     result = result_of(folder)
     assert (result["attempts"], result["gentler"]) == ([], {})
