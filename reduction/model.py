@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from typing import Any, cast
 
 import torch
@@ -103,13 +103,14 @@ class ReducedVisionTransformer(VisionTransformer):
             tokens = stage.before_block(tokens)
         opened = stage is not None and stage.opens_block()
         watched = following is not None and following.looks_back and following.acts(tokens)
-        if opened or watched or tokens.policy is not None:
+        again = self.grad_checkpointing and torch.is_grad_enabled()
+        if opened or watched:
             return open_block(block, stage, tokens, watched=watched)
+        if tokens.policy is not None:
+            run = partial(checkpoint, open_block) if again else open_block
+            return run(block, None, tokens, watched=False)
         mask = tokens.attention_mask()
-        if self.grad_checkpointing and torch.is_grad_enabled():
-            x = checkpoint(block, tokens.x, mask)
-        else:
-            x = block(tokens.x, attn_mask=mask)
+        x = checkpoint(block, tokens.x, mask) if again else block(tokens.x, attn_mask=mask)
         return replace(tokens, x=x, received=None)
 
     def _note(self, tokens: Tokens, recorder: Recorder, index: int, stage: Stage | None) -> None:

@@ -41,9 +41,10 @@ def kept_bytes(finetuning):
     return sum(size for size, _ in sizes.values())
 
 
-def test_less_is_kept_of_a_forward_pass(make_cell, finetune):
+@pytest.mark.parametrize("method", ["topk", "dynamicvit"])
+def test_less_is_kept_of_a_forward_pass(make_cell, finetune, method):
     everything, little = (
-        kept_bytes(finetune(make_cell("topk", grad_checkpointing=again, **RECIPE)))
+        kept_bytes(finetune(make_cell(method, grad_checkpointing=again, **RECIPE)))
         for again in (False, True)
     )
     assert little < 0.6 * everything
