@@ -37,7 +37,7 @@ def call(store, capsys, monkeypatch):
     monkeypatch.setattr(lease, "this_process", lambda: "a test")
     held = lease.Lease
     monkeypatch.setattr(
-        "orchestrator.storage.driver_lock.Lease", lambda path: held(path, 1.0, beat_seconds=0.1)
+        "orchestrator.storage.driver_lock.Lease", lambda path: held(path, 20.0, beat_seconds=0.1)
     )
 
     def call(command, *options):
@@ -79,7 +79,7 @@ def test_clean_removes_what_it_says_and_nothing_else(call, store, monkeypatch, o
 
 
 def test_a_study_that_is_run_is_left_alone(call, store):
-    with lease.Lease(store.path / "driver.lease", 1.0, beat_seconds=0.05).held(print, print):
+    with lease.Lease(store.path / "driver.lease", beat_seconds=0.05).held(print, print):
         before = everything(store)
         status, lines = call("clean", "--failed", "--yes")
         assert (status, everything(store)) == (2, before)
