@@ -244,8 +244,10 @@ def finish(selection: Selection) -> None:
     store, cells = selection.store, [selection.stored(cell) for cell in selection.cells]
     store.create(selection.study.model_dump(mode="json") | provenance(), selection.cells)
     metrics = {"metric": "top1", "accuracy": 50.0, "images": 360, "gmacs": 0.1, "tokens": {}}
-    images = pd.DataFrame({"image": range(360), "label": 0, "prediction": 0})
-    arrays = {name: {"image": np.arange(360)} for name in ("patterns", "features")}
+    images = pd.DataFrame({"image": range(360), "target": 0, "class_1": 0})
+    patterns = {"image": np.arange(360), "grid": np.array([8, 8]), "depth": np.array(12)}
+    patterns |= {f"kept_{block}": np.zeros((360, 8), np.uint8) for block in (3, 6, 9)}
+    arrays = {"patterns": patterns, "features": {"image": np.arange(360)}}
     for cell in cells:
         IdleTraining({"folder": str(cell.path), "cell_id": cell.id}).step()
         for evaluation in cell.evaluations().values():
