@@ -46,6 +46,11 @@ class BackgroundWriter:
         self.wait()
         self._under_way = self._thread.submit(self._timed, write)
 
+    @property
+    def busy(self) -> bool:
+        """Whether a write is under way."""
+        return self._under_way is not None and not self._under_way.done()
+
     def wait(self) -> None:
         """Wait for the write under way, if there is one.
 
@@ -62,7 +67,7 @@ class BackgroundWriter:
         Raises:
             Exception: What a write has failed with, once.
         """
-        if self._under_way is not None and self._under_way.done():
+        if not self.busy:
             self.wait()
         written, self._written = self._written, Written()
         return written

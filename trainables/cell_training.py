@@ -5,13 +5,14 @@ launch, it goes on from the newest whole state there. So does an attempt that en
 that is not finite, but gentler: the folder tells how often that has happened.
 
 States are copied where training stands still, and written while it goes on: a report may come
-before its state is in the store. What ends a training waits until all is written.
+before its state is in the store, but is in the log only after that. What ends a training waits
+until all is written.
 """
 
 import io
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -73,6 +74,8 @@ class CellTraining:
         self._words: SimpleQueue[str] = SimpleQueue()
         """What the storage made wait, to be reported."""
         self._writer = BackgroundWriter(self._words.put)
+        self._unlogged: list[dict[str, Any]] = []
+        """Reports that are to be logged with what is written next."""
 
     def step(self) -> dict[str, Any]:
         """Train until something is worth reporting; save when it is time to.
@@ -112,6 +115,7 @@ class CellTraining:
         """
         with suppress(Exception):
             self._writer.wait()
+        self._unlogged = []
         if self._finetuning is not None:
             self._finetuning.close()
             self._finetuning = None
@@ -160,11 +164,13 @@ class CellTraining:
         began = time.perf_counter()
         with part("checkpoint"):
             last = due and not report["finished"]  # Then the result follows at once.
+            self._unlogged.append(report)
             self._save(finetuning, best=report["best_improved"], last=last)
             if stopping or report["finished"]:
                 self._writer.wait()
         blocked, written = time.perf_counter() - began, self._writer.written()
-        self._folder.append_log(report)
+        if not self._writer.busy:
+            self._log(self._taken_to_log())
         if report["finished"]:
             self._folder.write_result(
                 finetuning.result()
@@ -189,14 +195,21 @@ class CellTraining:
             return
         found = finetuning.best if best else None
         state = on_cpu(finetuning.state_dict()) if last else None
-        self._writer.begin(partial(self._write, found, state))
+        self._writer.begin(partial(self._write, found, state, self._taken_to_log()))
         if last:
             self._checkpoint_due = time.monotonic() + self._checkpoint_seconds
 
     def _write(
-        self, best: tuple[Weights, dict[str, Any]] | None, state: dict[str, Any] | None
+        self,
+        best: tuple[Weights, dict[str, Any]] | None,
+        state: dict[str, Any] | None,
+        reports: Sequence[dict[str, Any]],
     ) -> int:
-        """Write what there is; return its bytes. The state comes last, as it knows the best."""
+        """Write what there is; return its bytes.
+
+        The state comes after the best, which it knows, and the reports after both: what the log
+        tells of is in the store.
+        """
         count = 0
         if best is not None:
             weights, meta = save_safetensors(best[0]), best[1]
@@ -206,7 +219,17 @@ class CellTraining:
             last = as_bytes(state)
             self._folder.save_last(state["step"], last)
             count += len(last)
+        self._log(reports)
         return count
+
+    def _taken_to_log(self) -> list[dict[str, Any]]:
+        """Return the reports that are not logged yet, for whoever logs them now."""
+        reports, self._unlogged = self._unlogged, []
+        return reports
+
+    def _log(self, reports: Sequence[dict[str, Any]]) -> None:
+        for report in reports:
+            self._folder.append_log(report)
 
     def _from_store(self, access: Callable[[], T]) -> T:
         """Return on all ranks what the first one finds; wait while the storage fails."""
