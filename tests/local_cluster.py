@@ -171,21 +171,6 @@ class LocalCluster:
 
         launch.wait_until(frozen)
 
-    def catch(self, launch: Launch, node: Node, work: str) -> None:
-        """Stop a node's processes in the middle of some work, given by how their titles go on."""
-
-        def caught() -> bool:
-            found = node.trainers(work)
-            for process in found:
-                _signal(process, signal.SIGSTOP)
-            if node.trainers(work):
-                return True
-            for process in found:
-                _signal(process, signal.SIGCONT)
-            return False
-
-        launch.wait_until(caught)
-
     def thaw(self) -> None:
         """Let the processes go on that `freeze` has stopped."""
         self._signal_trainers(signal.SIGCONT)

@@ -7,9 +7,11 @@ Python imports a module of this name as it starts. Environment variables choose 
     FAULT_STORAGE   a file: while it exists nothing below its folder can be made durable or renamed;
                     it holds the name of the error, such as ENOSPC. A line for each program that
                     was disturbed goes to a file beside it, FAULT_STORAGE.log
+    FAULT_READING   the same for reading, in Ray's workers alone
 """
 
 import errno
+import io
 import os
 import random
 import sys
@@ -34,12 +36,13 @@ def _jumping(clock: Callable[[], Any], unit: int, draw: random.Random) -> Callab
 def _failing(call: Callable[..., Any], flag: Path) -> Callable[..., Any]:
     def failing(where: Any, *arguments: Any, **options: Any) -> Any:
         try:
-            name = flag.read_text()
+            with open(flag) as file:  # A path would open it by what this may stand for.
+                name = file.read()
         except OSError:
             return call(where, *arguments, **options)
         path = os.readlink(f"/proc/self/fd/{where}") if isinstance(where, int) else where
         if name and Path(path).is_relative_to(flag.parent):
-            with flag.with_name(f"{flag.name}.log").open("a") as log:
+            with open(f"{flag}.log", "a") as log:
                 log.write(f"{program}\n")
             number = getattr(errno, name)
             raise OSError(number, os.strerror(number), str(path))
@@ -48,7 +51,8 @@ def _failing(call: Callable[..., Any], flag: Path) -> Callable[..., Any]:
     return failing
 
 
-PROGRAMS = {"full_grid.py", "default_worker.py"}
+WORKER = "default_worker.py"
+PROGRAMS = {"full_grid.py", WORKER}
 """What is under faults: drivers and the processes that train, not the rest of Ray."""
 
 program = next((n for a in sys.orig_argv if (n := Path(a).name) in PROGRAMS), None)
@@ -64,3 +68,5 @@ if under_faults and (seconds := os.environ.get("FAULT_PATIENCE")):
 if under_faults and (file := os.environ.get("FAULT_STORAGE")):
     os.fsync = _failing(os.fsync, Path(file))
     os.replace = _failing(os.replace, Path(file))
+if program == WORKER and (file := os.environ.get("FAULT_READING")):
+    io.open = _failing(io.open, Path(file))

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 import yaml
-from launching import Launch, assert_resumed, assert_tidy, assert_whole
+from launching import Launch, assert_resumed, assert_tidy, assert_whole, layered
 from local_cluster import LocalCluster
 
 from orchestrator.storage.store import Store
@@ -21,9 +21,16 @@ SECONDS_TO_END_WITHOUT_HEAD = 300
 
 
 @pytest.fixture
-def cluster():
+def unreadable(tmp_path):
+    """Return a file: while it exists, processes on the cluster cannot read what lies beside it."""
+    return tmp_path / "unreadable"
+
+
+@pytest.fixture
+def cluster(unreadable):
     """Return a cluster of a head and two nodes, each of which has room for one cell."""
-    with LocalCluster({"TOKENSWEEP_DEVICE": "cpu"}) as cluster:
+    faults = layered(FAULT_READING=str(unreadable))
+    with LocalCluster({"TOKENSWEEP_DEVICE": "cpu"} | faults) as cluster:
         for _ in range(2):
             cluster.add_node(cpus=1, gpus=1)
         yield cluster
@@ -58,16 +65,20 @@ def test_lost_nodes_cost_no_retry_and_added_ones_are_used_at_once(tmp_path, clus
     assert_tidy(launch)
 
 
-def test_a_node_lost_while_comparing_costs_nothing(finished, tmp_path, cluster):
+def test_a_node_lost_while_comparing_costs_nothing(finished, tmp_path, cluster, unreadable):
+    """It is lost while it waits for a storage that does not let it load a cell."""
     shutil.copytree(finished.store.path, tmp_path / "smoke")
     store = Store(tmp_path / "smoke")
     for folder in (store.tables, store.comparisons):
         shutil.rmtree(folder)
     smoke = yaml.safe_load((SHIPPED / "smoke.yaml").read_text())
+    unreadable.write_text("EIO")
     launch = cluster.launch(tmp_path, "--stages", "compare", study=smoke)
     node = cluster.nodes[0]
-    cluster.catch(launch, node, "load |compare ")
+    refused = unreadable.with_name("unreadable.log")
+    launch.wait_until(lambda: refused.exists() and node.trainers("load "))
     cluster.lose(node)
+    unreadable.unlink()
     launch.end(0)
     assert_tidy(launch)
     found, expected = (
