@@ -140,6 +140,7 @@ class AttentionView:
 
 
 POLICY_EPS = 1e-6
+"""Of DynamicViT's equation 11: it keeps a row's sum from vanishing."""
 
 
 def policy_softmax(scores: Tensor, policy: Tensor) -> Tensor:

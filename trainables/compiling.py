@@ -10,9 +10,8 @@ T = TypeVar("T")
 
 BACKEND = "inductor"
 """Of `torch.compile`."""
-
-
 UNCOMPILED = "trains without being compiled, more slowly"
+"""How a line begins that says so; the reason follows."""
 
 
 class Compiling:
