@@ -4,6 +4,9 @@ import csv
 import json
 import os
 import tempfile
+from contextlib import suppress
+from fnmatch import fnmatch
+from pathlib import Path
 
 import pytest
 from events_file import hyperparameters, scalars
@@ -154,18 +157,28 @@ def test_a_storage_that_cannot_be_written_is_told_once(study, logs, notes):
     assert note.startswith(f"{study.cells[0]}: TensorBoard and CSV logs cannot be written: ")
 
 
-def test_ended_cells_keep_no_file_open(study, logs):
-    def open_files():
-        return len(os.listdir("/proc/self/fd"))
+def open_files(folder):
+    """Names of the files under a folder that this process holds open."""
+    names = []
+    for descriptor in os.listdir("/proc/self/fd"):
+        with suppress(FileNotFoundError):  # Another thread's, closed since.
+            path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+            names += [path.name] * path.is_relative_to(folder)
+    return sorted(names)
 
+
+def test_ended_cells_keep_no_file_open(study, logs):
     cell = study.cells[0]
     study.train(logs, cell, 10)
-    before = open_files()
-    logs.changed(cell, Activity.RUNNING)
+    events, table = open_files(study.store.path)
+    assert fnmatch(events, EVENTS)
+    assert table == TABLE
     for step in range(11, 31):
-        study.train(logs, cell, step)
         logs.changed(cell, Activity.RUNNING)
-    assert open_files() == before - 2  # The two of the first trial, which had not ended.
+        assert open_files(study.store.path) == []
+        study.train(logs, cell, step)
+    logs.changed(cell, Activity.RUNNING)
+    assert open_files(study.store.path) == []
 
 
 def test_an_object_store_gets_the_files(study_in_s3, notes, tmp_path, monkeypatch):

@@ -274,7 +274,8 @@ def test_a_process_that_hangs_stalls_nothing(study, launched, notes, monkeypatch
         started = time.monotonic()
         for _ in range(1000):
             tracker.changed(study.cells[0], CellState.DONE)
-        assert time.monotonic() - started < 1
+        # Had it waited for each of them, it would have taken 1000 times TELLING.
+        assert time.monotonic() - started < 100
     assert "W&B: too slow for this study; reports are left out there" in notes
     assert tracker._process.poll() is not None
 
