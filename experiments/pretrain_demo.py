@@ -28,6 +28,7 @@ from torch.nn import functional
 
 from trainables.data import open_dataset
 from trainables.data.base import Split
+from trainables.data.normalisation import Normalisation
 from trainables.data.transforms import eval_transform
 from trainables.host import build_host, host_mean_std
 from trainables.host_source import DEMO_HOSTS, WEIGHTS_FOLDER
@@ -91,9 +92,11 @@ def make_host(name: str, seed: int, epochs: int, folder: Path) -> None:
 def as_tensors(name: str, split: Split) -> tuple[Tensor, Tensor]:
     """Return a whole split as normalised images float32 [N, 3, 32, 32] and targets int64 [N]."""
     recipe = Recipe.model_validate({"image_size": 32, "crop_ratio": 1.0})
-    transform = eval_transform(recipe, "single_label", *host_mean_std(name))
-    images = torch.stack([transform(split.image(index)) for index in range(len(split))])
-    return images, torch.tensor([split.target(index) for index in range(len(split))])
+    transform = eval_transform(recipe, "single_label")
+    pixels = torch.stack([transform(split.image(index)) for index in range(len(split))])
+    targets = torch.tensor([split.target(index) for index in range(len(split))])
+    images, *_ = Normalisation(*host_mean_std(name))((pixels, targets, targets))
+    return images, targets
 
 
 def widen_initialisation(vit: nn.Module) -> None:

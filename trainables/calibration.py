@@ -19,6 +19,7 @@ from torch import Tensor
 from trainables.cell import Cell
 from trainables.cell_data import CellData
 from trainables.data.base import ImageDataset, Split
+from trainables.data.normalisation import Normalisation
 from trainables.device import device_for
 from trainables.distillation import Teacher
 from trainables.host_source import HostSource
@@ -133,6 +134,7 @@ class MadeUpData:
         self.train = cast(Split, range(self.batches_per_epoch * self.batch_images))
         names = tuple(map(str, range(num_classes)))
         self.dataset = ImageDataset(cell.dataset, "single_label", names, self.train, self.train)
+        self.normalise = Normalisation((0.5,) * 3, (0.5,) * 3)
 
     def prepare_training(self) -> Generator[str]:
         """Yield nothing: there is nothing to make ready."""
@@ -141,9 +143,9 @@ class MadeUpData:
     def train_batches(self, epoch: int, start_batch: int = 0) -> Iterator[tuple[Tensor, ...]]:
         """Return batches of images, targets and their numbers without end."""
         size = self._cell.recipe.image_size
-        images = torch.randn(self.batch_images, 3, size, size)
+        pixels = torch.randint(256, (self.batch_images, 3, size, size), dtype=torch.uint8)
         targets = torch.arange(self.batch_images) % len(self.dataset.class_names)
-        batch = (images, targets, torch.arange(self.batch_images))
+        batch = (pixels, targets, torch.arange(self.batch_images))
         return itertools.repeat(tuple(x.pin_memory() for x in batch) if self._pinned else batch)
 
 

@@ -10,8 +10,9 @@ from trainables.data import open_dataset
 from trainables.data.base import Split
 from trainables.data.cache import cached, prepare
 from trainables.data.loader import batch_sizes, eval_loader, holdout_split, train_loader
+from trainables.data.normalisation import Normalisation
 from trainables.data.shared import stream_name
-from trainables.data.transforms import eval_transform, train_transform
+from trainables.data.transforms import erasing, eval_transform, train_transform
 from trainables.host import host_mean_std
 from trainables.ranks import ALONE, Ranks
 
@@ -36,6 +37,7 @@ class CellData:
         selecting: What picks the best epoch: the evaluation split, or the holdout.
         batches_per_epoch: Batches of `train`.
         batch_images: Images in every batch of `train`, of all ranks together.
+        normalise: Makes batches that have arrived on a device ready for the cell's model.
     """
 
     def __init__(
@@ -47,7 +49,8 @@ class CellData:
         ranks: Ranks = ALONE,
     ) -> None:
         self._cell = cell
-        self._mean_std = host_mean_std(cell.host, host_weights)
+        self._mean, std = host_mean_std(cell.host, host_weights)
+        self.normalise = Normalisation(self._mean, std)
         self._ranks = ranks
         self.dataset = open_dataset(cell.dataset, data_root, index_folder)
         if cell.recipe.cache is not None:
@@ -77,7 +80,8 @@ class CellData:
         recipe = self._cell.recipe
         return train_loader(
             self.train,
-            train_transform(recipe, self.dataset.task, *self._mean_std),
+            train_transform(recipe, self.dataset.task, self._mean),
+            erasing=erasing(recipe, self.dataset.task),
             batch_size=recipe.batch_size,
             seed=self._cell.seed,
             epoch=epoch,
@@ -100,7 +104,7 @@ class CellData:
         recipe = self._cell.recipe
         return eval_loader(
             split,
-            eval_transform(recipe, self.dataset.task, *self._mean_std),
+            eval_transform(recipe, self.dataset.task),
             batch_size=batch_size,
             num_workers=recipe.loader_workers,
             rank=self._ranks.rank,
@@ -115,6 +119,6 @@ class CellData:
         settings = {name: getattr(self._cell.recipe, name) for name in SHAPING_IMAGES} | {
             "dataset": self._cell.dataset,
             "seed": self._cell.seed,
-            "mean_std": self._mean_std,
+            "mean": self._mean,
         }
         return stream_name(settings, self.train)

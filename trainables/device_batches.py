@@ -1,7 +1,7 @@
 """Batches that travel to the device while it computes, and how long it stood idle for them."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from itertools import chain
 
@@ -14,7 +14,7 @@ Batch = tuple[Tensor, ...]
 
 
 class DeviceBatches(Iterator[Batch]):
-    """Batches with their tensors on a device.
+    """Batches with their tensors on a device, ready to be used.
 
     To a CUDA device they are copied on a stream of their own, so that this overlaps with what the
     device computes, if the batches lie in pinned memory. On a CPU they pass as they are.
@@ -22,14 +22,21 @@ class DeviceBatches(Iterator[Batch]):
     Args:
         batches: Batches of tensors on the CPU.
         device: Where they are wanted.
+        finish: Makes a batch that has arrived ready, on its device.
     """
 
-    def __init__(self, batches: Iterable[Batch], device: torch.device) -> None:
+    def __init__(
+        self,
+        batches: Iterable[Sequence[Tensor]],
+        device: torch.device,
+        finish: Callable[[Sequence[Tensor]], Batch],
+    ) -> None:
         # A loader starts its processes when it is iterated over: once a batch is waited for.
         self._batches = chain.from_iterable([batches])
         self._device = device
+        self._finish = finish
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
-        self._fetched: Batch | None = None
+        self._fetched: Sequence[Tensor] | None = None
         self._waits: list[Callable[[], float]] = []
 
     def __next__(self) -> Batch:
@@ -44,7 +51,8 @@ class DeviceBatches(Iterator[Batch]):
                 current.wait_stream(self._stream)
             for tensor in batch:
                 tensor.record_stream(current)  # Else its memory could be reused too early.
-        return batch
+        with part("normalise"):
+            return self._finish(batch)
 
     def prefetch(self) -> None:
         """Fetch the next batch while a CUDA device has work to do; nothing else has to wait."""
@@ -66,7 +74,7 @@ class DeviceBatches(Iterator[Batch]):
         if batch is not None:
             stream = nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
             with part("copy to device"), stream:
-                self._fetched = tuple(x.to(self._device, non_blocking=True) for x in batch)
+                self._fetched = [x.to(self._device, non_blocking=True) for x in batch]
 
     @contextmanager
     def _waiting(self) -> Iterator[None]:

@@ -95,8 +95,10 @@ def evaluate_cell(
     model.to(device).eval()
     dtype = autocast_dtype(recipe, device)
     first = next(batches)
-    found, features = _run(model, chain([first], batches), device, dtype)
-    speed = _speed(model, first[0].to(device), dtype)
+    arriving = DeviceBatches(chain([first], batches), device, data.normalise)
+    found, features = _run(model, arriving, device, dtype)
+    images, *_ = data.normalise([tensor.to(device) for tensor in first])
+    speed = _speed(model, images, dtype)
     describe = _multi_label if dataset.task == "multi_label" else _single_label
     scores, columns = describe(found["logits"], found["target"])
     losses = image_losses(recipe, dataset.task, found["logits"], found["target"])
@@ -123,7 +125,7 @@ def evaluate_cell(
 @torch.inference_mode()
 def _run(
     model: ReducedVisionTransformer,
-    batches: Iterable[tuple[Tensor, Tensor, Tensor]],
+    batches: Iterable[Sequence[Tensor]],
     device: torch.device,
     dtype: torch.dtype | None,
 ) -> tuple[dict[str, Tensor], dict[str, np.ndarray]]:
@@ -133,7 +135,7 @@ def _run(
     """
     found = []
     with SpooledArrays() as features:
-        for images, targets, index in DeviceBatches(batches, device):
+        for images, targets, index in batches:
             with autocast(device, dtype):
                 logits, trace = model.forward_with_trace(images, image_index=index)
             patterns = _patterns_by_name(trace)

@@ -289,7 +289,7 @@ class Finetuning:
         """Return the batches left, from this one on; they live on from one `run` to the next."""
         if self._batches is None:
             loader = self.data.train_batches(epoch, start_batch=number)
-            self._batches = DeviceBatches(loader, self.device)
+            self._batches = DeviceBatches(loader, self.device, self.data.normalise)
         return self._batches
 
     def _mixed(

@@ -12,6 +12,7 @@ import torch
 Part = Literal[
     "data wait",
     "copy to device",
+    "normalise",
     "mixup",
     "forward",
     "backward",

@@ -44,10 +44,9 @@ def eval_pictures(
         ValueError: The dataset is not as published, or an image cannot be decoded.
     """
     dataset = open_dataset(cell.dataset, data_root, index_folder)
-    transform = eval_transform(cell.recipe, dataset.task, mean=(0.0,) * 3, std=(1.0,) * 3)
-    tensors = (transform(dataset.val.image(image)) for image in images)
-    pixels = ((tensor * 255).round().byte().permute(1, 2, 0).numpy() for tensor in tensors)
-    return [_data_uri(rgb) for rgb in pixels], dataset.class_names
+    transform = eval_transform(cell.recipe, dataset.task)
+    pixels = (transform(dataset.val.image(image)) for image in images)
+    return [_data_uri(rgb.permute(1, 2, 0).numpy()) for rgb in pixels], dataset.class_names
 
 
 def _data_uri(pixels: np.ndarray) -> str:

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from reduction.model import ReducedVisionTransformer
-from trainables.device_batches import DeviceBatches
 from trainables.metrics import mean_average_precision, top_k_accuracy
 from trainables.precision import autocast
 
@@ -15,12 +14,18 @@ from trainables.precision import autocast
 @torch.inference_mode()
 def predict(
     models: Sequence[ReducedVisionTransformer],
-    batches: Iterable[tuple[Tensor, Tensor, Tensor]],
+    batches: Iterable[Sequence[Tensor]],
     *,
     device: torch.device,
     dtype: torch.dtype | None,
 ) -> tuple[list[Tensor], Tensor]:
     """Run models over the same batches, so that images are decoded once.
+
+    Args:
+        models: Are put into evaluation mode.
+        batches: Images, targets and indices, on the device.
+        device: Where the models are.
+        dtype: Autocast's; None for none.
 
     Returns:
         Logits float32 [M, classes] of each model and the targets, int64 [M] or float32
@@ -30,7 +35,7 @@ def predict(
         model.eval()
     logits: list[list[Tensor]] = [[] for _ in models]
     targets = []
-    for images, target, index in DeviceBatches(batches, device):
+    for images, target, index in batches:
         targets.append(target)
         with autocast(device, dtype):
             for model, outputs in zip(models, logits, strict=True):

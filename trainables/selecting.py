@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 
 from reduction.model import ReducedVisionTransformer
 from trainables.cell_data import CellData
+from trainables.device_batches import DeviceBatches
 from trainables.finite import require_finite
 from trainables.prediction import predict, score
 from trainables.ranks import Ranks
@@ -102,9 +103,8 @@ class Selection:
         """Return each model's score on the whole split, of which every rank predicts a part."""
         split, metric = self._data.selecting, self._data.dataset.metric
         self._batches = self._batches or self._data.eval_batches(split, self._batch_size)
-        predictions, targets = predict(
-            list(models.values()), self._batches, device=device, dtype=dtype
-        )
+        batches = DeviceBatches(self._batches, device, self._data.normalise)
+        predictions, targets = predict(list(models.values()), batches, device=device, dtype=dtype)
         largest = self._ranks.sum([logits.abs().max().item() for logits in predictions])
         found = {f"logits of {name}": x for name, x in zip(models, largest, strict=True)}
         require_finite(step, found)

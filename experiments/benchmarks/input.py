@@ -40,7 +40,7 @@ from trainables.data.cache import CachedSplit
 from trainables.data.cache_file import FOLDER_VARIABLE
 from trainables.data.image_files import FileSplit
 from trainables.data.loader import train_loader
-from trainables.data.transforms import Transform, train_transform
+from trainables.data.transforms import Transform, erasing, train_transform
 from trainables.recipe import Recipe
 
 AUGMENTATIONS: dict[str, Task | None] = {
@@ -132,7 +132,7 @@ def measure(
     """Measure files and cache by turns."""
     task = AUGMENTATIONS[augmentation]
     recipe = Recipe(image_size=options.image_size)
-    transform = train_transform(recipe, task, GREY, GREY) if task else corner(options.image_size)
+    transform = train_transform(recipe, task, GREY) if task else corner(options.image_size)
     clock = time.perf_counter if processes else CLOCKS[options.clock]
     found: dict[str, list[Times]] = {name: [] for name in sources}
     for epoch in range(options.repeats):
@@ -140,6 +140,7 @@ def measure(
             loader = train_loader(
                 split,
                 transform,
+                erasing=erasing(recipe, task) if task else None,
                 batch_size=options.batch_size,
                 seed=0,
                 epoch=epoch,

@@ -36,7 +36,7 @@ from experiments.benchmarks.input import GREY, photographs
 from experiments.benchmarks.results import environment, line, write
 from trainables.data.base import Split, Target
 from trainables.data.loader import train_loader
-from trainables.data.transforms import train_transform
+from trainables.data.transforms import erasing, train_transform
 from trainables.recipe import Recipe
 
 SECONDS_TO_START = 600
@@ -176,8 +176,14 @@ def one_cell(
 ) -> None:
     """Be a cell: go through an epoch, and tell what that took."""
     images = Counted(files)
-    transform = train_transform(Recipe(image_size=options.image_size), "single_label", GREY, GREY)
-    load = partial(train_loader, transform=transform, batch_size=options.batch_size, seed=0)
+    recipe = Recipe(image_size=options.image_size)
+    load = partial(
+        train_loader,
+        transform=train_transform(recipe, "single_label", GREY),
+        erasing=erasing(recipe, "single_label"),
+        batch_size=options.batch_size,
+        seed=0,
+    )
     next(iter(load(files, epoch=1)))  # What a process does for the first time takes longer.
     loader = load(images, epoch=0, shared_as=shared_as)
     begin.wait(SECONDS_TO_START)

@@ -45,14 +45,22 @@ from trainables.cell import Cell
 from trainables.cell_folder import CellFolder
 from trainables.cell_training import as_bytes, on_cpu
 from trainables.data.base import ImageDataset, Split
+from trainables.data.normalisation import Normalisation
 from trainables.host import build_model
 from trainables.precision import autocast, autocast_dtype
 from trainables.recipe import Recipe
 
 BASELINE = "deit"
+GREY = (0.5, 0.5, 0.5)
+NORMALISATION = Normalisation(GREY, GREY)
 NOTHING = cast(Split, ())
 """A split that nobody reads from."""
 Turn = Callable[[], object]
+
+
+def noise(size: int, side: int) -> Tensor:
+    """Return the pixels of a batch of images, uint8 [size, 3, side, side]."""
+    return torch.randint(256, (size, 3, side, side), dtype=torch.uint8)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -169,7 +177,8 @@ class Benchmark:
         weights = self._rehearsal("topk").model.state_dict()
         model = build_model(cell, CLASSES, pretrained=False).to(self._device).eval()
         run = partial(evaluated, cell, weights, images, self._device)
-        pairs = self._turns(run, partial(self._forward, model, images))
+        ready = [NORMALISATION((batch, batch, batch))[0] for batch in images]
+        pairs = self._turns(run, partial(self._forward, model, ready))
         return Measurement(
             measured="evaluating topk, time over that of a plain forward pass",
             value=statistics.median(whole / plain for whole, plain in pairs),
@@ -201,7 +210,7 @@ class Benchmark:
 
     def _images(self) -> list[Tensor]:
         size, side = self._options.batch_size, self._options.image_size
-        return [torch.randn(size, 3, side, side) for _ in range(self._options.eval_batches)]
+        return [noise(size, side) for _ in range(self._options.eval_batches)]
 
     @torch.inference_mode()
     def _forward(self, model: nn.Module, images: Sequence[Tensor]) -> None:
@@ -257,14 +266,16 @@ class TimmLoop:
             num_classes=CLASSES,
         )
         self._loss = SoftTargetCrossEntropy()
-        side = recipe.image_size
-        self._images = torch.randn(recipe.batch_size, 3, side, side)
+        self._pixels = noise(recipe.batch_size, recipe.image_size)
+        self._mean_std = torch.tensor([GREY, GREY], device=device)[:, :, None, None]
         self._targets = torch.arange(recipe.batch_size) % CLASSES
 
     def step(self) -> None:
         """Do an optimiser step, copies to the device included."""
-        images, targets = self._images.to(self._device), self._targets.to(self._device)
-        images, targets = self._mixup(images.clone(), targets)
+        pixels, targets = self._pixels.to(self._device), self._targets.to(self._device)
+        # As timm's loader does it, where the images have arrived.
+        mean, std = 255 * self._mean_std
+        images, targets = self._mixup(pixels.float().sub_(mean).div_(std), targets)
         with autocast(self._device, self._dtype):
             loss = self._loss(self._model(images), targets)
         loss.backward()
@@ -280,6 +291,7 @@ class Noise:
         self._images = images
         names = tuple(map(str, range(CLASSES)))
         self.dataset = ImageDataset("noise", "single_label", names, NOTHING, NOTHING)
+        self.normalise = NORMALISATION
 
     def eval_batches(self, split: Split, batch_size: int) -> list[tuple[Tensor, ...]]:
         """Return the images with targets and their numbers, in the batches they came in."""

@@ -31,7 +31,7 @@ from trainables.recipe import Recipe
 
 SIDE = 32
 SIZES = [(96, 64), (64, 96), (50, 50), (33, 61), (32, 40), (24, 90)]
-GREY = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+GREY = (0.5, 0.5, 0.5)
 FORK = multiprocessing.get_context("fork")
 
 
@@ -334,7 +334,7 @@ def test_other_errors_of_the_disk_stay_what_they_are(root, monkeypatch):
 @pytest.mark.parametrize("task", ["single_label", "multi_label"])
 def test_loader_processes_change_no_bit(root, task):
     split, _ = ready(root)
-    transform = train_transform(Recipe(image_size=24), task, *GREY)
+    transform = train_transform(Recipe(image_size=24), task, GREY)
     drawn = [
         list(train_loader(split, transform, batch_size=4, seed=0, epoch=0, num_workers=workers))
         for workers in (0, 2)
@@ -373,7 +373,7 @@ def test_pickled_it_is_its_file_and_not_its_pixels(root):
 
 def test_evaluation_sees_the_same_where_the_cache_has_its_size(root):
     recipe = Recipe(image_size=28)
-    transform = eval_transform(recipe, "single_label", *GREY)
+    transform = eval_transform(recipe, "single_label")
     split, _ = ready(root, side=int(28 / recipe.crop_ratio))
     plain = open_dataset("folder", root).train
     for index in range(len(plain)):

@@ -19,11 +19,12 @@ from trainables.data.loader import (
     stream_seed,
     train_loader,
 )
-from trainables.data.transforms import eval_transform, train_transform
+from trainables.data.normalisation import Normalisation
+from trainables.data.transforms import erasing, eval_transform, train_transform
 from trainables.recipe import Recipe
 
 GOLDENS = Path(__file__).parents[1] / "data" / "goldens"
-GREY = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+GREY = (0.5, 0.5, 0.5)
 RECIPE = Recipe(image_size=32, random_erasing=0.5)
 
 
@@ -38,15 +39,15 @@ def mosaics():
 
 
 def batches(split, task="single_label", **options):
-    transform = train_transform(RECIPE, task, *GREY)
-    defaults = {"batch_size": 16, "seed": 0, "epoch": 0}
+    transform = train_transform(RECIPE, task, GREY)
+    defaults = {"batch_size": 16, "seed": 0, "epoch": 0, "erasing": erasing(RECIPE, task)}
     return list(train_loader(split, transform, **defaults | options))
 
 
 def images_by_index(drawn):
     return {
         int(index): image.numpy().tobytes()
-        for images, _, indices in drawn
+        for images, _, indices in map(Normalisation(GREY, GREY), drawn)
         for image, index in zip(images, indices, strict=True)
     }
 
@@ -63,10 +64,14 @@ def global_states():
 
 
 def test_a_batch_is_images_targets_and_indices(digits, mosaics):
-    images, targets, indices = batches(digits)[0]
-    assert (images.dtype, images.shape) == (torch.float32, (16, 3, 32, 32))
+    images, targets, indices, boxes, noise = batches(digits)[0]
+    assert (images.dtype, images.shape) == (torch.uint8, (16, 3, 32, 32))
     assert targets.dtype == indices.dtype == torch.int64
     assert targets.tolist() == [digits.target(i) for i in indices.tolist()]
+    assert (boxes.dtype, boxes.shape) == (torch.int16, (16, 4))
+    top, left, bottom, right = boxes.T
+    assert noise.dtype == torch.float32
+    assert noise.shape == (3 * ((bottom - top) * (right - left)).sum(),)
 
     _, targets, indices = batches(mosaics, task="multi_label")[0]
     assert (targets.dtype, targets.shape) == (torch.float32, (16, 10))
@@ -100,7 +105,7 @@ def test_an_epoch_entered_in_the_middle_gives_the_remaining_batches(digits, num_
 @pytest.mark.parametrize("num_workers", [0, 2])
 @pytest.mark.parametrize("start", [0, 3])
 def test_epochs_follow_each_other_as_if_each_had_a_loader_of_its_own(digits, num_workers, start):
-    transform = train_transform(RECIPE, "single_label", *GREY)
+    transform = train_transform(RECIPE, "single_label", GREY)
     options = {"batch_size": 16, "seed": 0, "repeats": 3}
     loader = train_loader(
         digits, transform, **options, epoch=1, epochs=3, start_batch=start, num_workers=num_workers
@@ -130,14 +135,15 @@ def test_global_random_states_neither_matter_nor_change(digits):
     np.random.seed(123)  # noqa: NPY002 - the state that must not matter
     torch.manual_seed(123)
     before = global_states()
-    transform = train_transform(RECIPE, "single_label", *GREY)
+    transform = train_transform(RECIPE, "single_label", GREY)
+    erase = erasing(RECIPE, "single_label")
     drawn = []
-    for batch in train_loader(digits, transform, batch_size=16, seed=0, epoch=0):
+    for batch in train_loader(digits, transform, erasing=erase, batch_size=16, seed=0, epoch=0):
         assert global_states() == before
         drawn.append(batch)
     assert_equal_batches(drawn, expected)
 
-    list(eval_loader(digits, eval_transform(RECIPE, "single_label", *GREY), batch_size=16))
+    list(eval_loader(digits, eval_transform(RECIPE, "single_label"), batch_size=16))
     holdout_split(digits)
     epoch_order(70, 0, 0, repeats=3)
     assert global_states() == before
@@ -226,14 +232,14 @@ def test_repeated_augmentation_is_that_of_the_published_study():
 
 def test_the_copies_of_an_image_are_augmented_differently(digits):
     copies: dict[int, set[bytes]] = {}
-    for images, _, indices in batches(digits, batch_size=10, repeats=3):
+    for images, _, indices, *_ in batches(digits, batch_size=10, repeats=3):
         for image, index in zip(images, indices.tolist(), strict=True):
             copies.setdefault(index, set()).add(image.numpy().tobytes())
     assert sorted(len(different) for different in copies.values()) == [1] + [3] * 23
 
 
 def test_evaluation_visits_every_image_in_order(digits):
-    transform = eval_transform(RECIPE, "single_label", *GREY)
+    transform = eval_transform(RECIPE, "single_label")
     drawn = list(eval_loader(digits, transform, batch_size=32))
     assert [len(batch[0]) for batch in drawn] == [32, 32, 6]
     assert torch.cat([batch[2] for batch in drawn]).tolist() == list(range(70))
@@ -242,7 +248,7 @@ def test_evaluation_visits_every_image_in_order(digits):
 
 @pytest.mark.parametrize(("images", "world_size"), [(70, 3), (70, 2), (2, 3)])
 def test_ranks_evaluate_equal_strides_that_begin_again_at_the_end(digits, images, world_size):
-    transform = eval_transform(RECIPE, "single_label", *GREY)
+    transform = eval_transform(RECIPE, "single_label")
     split = Subset(digits, range(images))
     strides = [
         torch.cat([batch[2] for batch in loader]).tolist()

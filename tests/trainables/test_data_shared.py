@@ -21,15 +21,22 @@ from trainables.data.base import Subset
 from trainables.data.loader import train_loader
 from trainables.data.shared import SharedBatches, stream_name
 from trainables.data.shared_folder import SharedFolder
-from trainables.data.transforms import train_transform
+from trainables.data.transforms import erasing, train_transform
 from trainables.ranks import ALONE, Ranks
 from trainables.recipe import Recipe
 
 FORK = multiprocessing.get_context("fork")
-GREY = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-TRANSFORM = train_transform(Recipe(image_size=32, random_erasing=0.5), "single_label", *GREY)
+GREY = (0.5, 0.5, 0.5)
+RECIPE = Recipe(image_size=32, random_erasing=0.5)
+TRANSFORM = train_transform(RECIPE, "single_label", GREY)
 BATCHES = 6
-OPTIONS = {"batch_size": 16, "seed": 0, "epoch": 0, "epochs": 2}
+OPTIONS = {
+    "batch_size": 16,
+    "seed": 0,
+    "epoch": 0,
+    "epochs": 2,
+    "erasing": erasing(RECIPE, "single_label"),
+}
 LONG = 1e6
 """Seconds."""
 
@@ -384,7 +391,8 @@ def test_every_field_that_augmentation_reads_tells_cells_apart():
     recipe = Spied()
     read.clear()  # Of what has been checked.
     for task in ("single_label", "multi_label"):
-        train_transform(recipe, task, *GREY)
+        train_transform(recipe, task, GREY)
+        erasing(recipe, task)
     assert read & Recipe.model_fields.keys() == set(SHAPING_IMAGES)
 
 

@@ -12,6 +12,10 @@ DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 CPU = torch.device("cpu")
 
 
+def as_it_is(batch):
+    return batch
+
+
 def batches(count):
     generator = torch.Generator().manual_seed(0)
     for number in range(count):
@@ -21,7 +25,7 @@ def batches(count):
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("prefetches", [0, 1, 2])
 def test_batches_arrive_in_order_and_unchanged(device, prefetches):
-    arrived = DeviceBatches(batches(20), torch.device(device))
+    arrived = DeviceBatches(batches(20), torch.device(device), as_it_is)
     for expected in batches(20):
         for _ in range(prefetches):
             arrived.prefetch()
@@ -38,7 +42,8 @@ def test_batches_arrive_in_order_and_unchanged(device, prefetches):
 def test_on_a_cpu_batches_pass_as_they_are():
     loader = list(batches(3))
     drawn = []
-    arrived = DeviceBatches((drawn.append(n) or batch for n, batch in enumerate(loader)), CPU)
+    drawing = (drawn.append(n) or batch for n, batch in enumerate(loader))
+    arrived = DeviceBatches(drawing, CPU, as_it_is)
     arrived.prefetch()
     assert drawn == []
     for number, batch in enumerate(arrived):
@@ -70,7 +75,7 @@ class Loader:
 
 def test_a_cpu_waits_while_batches_are_made(monkeypatch):
     clock = Clock(monkeypatch)
-    arrived = DeviceBatches(Loader(clock, start=5.0, each=[3.0, 2.0, 0.0]), CPU)
+    arrived = DeviceBatches(Loader(clock, start=5.0, each=[3.0, 2.0, 0.0]), CPU, as_it_is)
     for expected in (8.0, 2.0, 0.0):
         clock.now += 10.0
         next(arrived)
@@ -148,11 +153,12 @@ def cuda(monkeypatch):
 
 def test_on_cuda_a_batch_is_copied_aside_and_waited_for_before_its_use(cuda):
     loader = Loader(cuda.clock, each=[0.0], batch=cuda.batch)
-    next(DeviceBatches(loader, torch.device("cuda")))
+    next(DeviceBatches(loader, torch.device("cuda"), lambda batch: cuda.log.append("finish")))
     assert cuda.log == [
         "copy on side",
         "compute waits for side",
         "memory is kept for compute",
+        "finish",
     ]
 
 
@@ -162,7 +168,7 @@ def test_on_cuda_a_batch_is_copied_aside_and_waited_for_before_its_use(cuda):
 def test_cuda_waits_only_where_it_has_nothing_else_to_do(cuda, loading, total):
     """The first batch takes 3 s; later ones are late where they take longer than a step's 9 s."""
     loader = Loader(cuda.clock, each=[2.0, loading, loading], batch=cuda.batch)
-    arrived = DeviceBatches(loader, torch.device("cuda"))
+    arrived = DeviceBatches(loader, torch.device("cuda"), as_it_is)
     waited = []
     for _ in range(3):
         next(arrived)

@@ -26,9 +26,10 @@ def evaluate(cell, weights, root=None):
 
 
 def images_and_targets(cell, split, task):
-    transform = eval_transform(cell.recipe, task, *host_mean_std(cell.host))
-    images = torch.stack([transform(split.image(index)) for index in range(len(split))])
-    return images, [split.target(index) for index in range(len(split))]
+    transform = eval_transform(cell.recipe, task)
+    pixels = torch.stack([transform(split.image(index)) for index in range(len(split))])
+    mean, std = (torch.tensor(values)[:, None, None] for values in host_mean_std(cell.host))
+    return (pixels / 255 - mean) / std, [split.target(index) for index in range(len(split))]
 
 
 @pytest.fixture(scope="module", params=METHODS)

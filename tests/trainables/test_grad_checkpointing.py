@@ -35,7 +35,7 @@ def kept_bytes(finetuning):
         return tensor
 
     finetuning.model.train()
-    images, _, _ = next(iter(finetuning.data.train_batches(0)))
+    images, _, _ = finetuning.data.normalise(next(iter(finetuning.data.train_batches(0))))
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         finetuning._forward(images)
     return sum(size for size, _ in sizes.values())

@@ -13,6 +13,7 @@ from timm.models import save_for_hf
 import reduction
 from trainables.data import open_dataset
 from trainables.data.loader import eval_loader
+from trainables.data.normalisation import Normalisation
 from trainables.data.transforms import eval_transform
 from trainables.host import build_host, build_model, host_mean_std
 from trainables.host_source import DEMO_HOSTS, WEIGHTS_FOLDER
@@ -45,12 +46,11 @@ def test_embedded_weights_are_those_of_their_record(name):
 def test_embedded_host_has_the_accuracy_of_its_record(name):
     recorded = json.loads((WEIGHTS_FOLDER / f"{name}.json").read_text())["accuracy"]["val_top1"]
     digits = open_dataset("digits")
-    transform = eval_transform(
-        Recipe(image_size=32, crop_ratio=1.0), digits.task, *host_mean_std(name)
-    )
+    transform = eval_transform(Recipe(image_size=32, crop_ratio=1.0), digits.task)
     loader = eval_loader(digits.val, transform, batch_size=120)
+    batches = map(Normalisation(*host_mean_std(name)), loader)
     model = reduction.reduce(host(name, dataset="digits"), "deit")
-    (logits,), targets = predict([model], loader, device=torch.device("cpu"), dtype=None)
+    (logits,), targets = predict([model], batches, device=torch.device("cpu"), dtype=None)
     accuracy = top_k_accuracy(logits, targets, 1)
     assert accuracy == pytest.approx(recorded, abs=0.3), "one of 360 images"
     assert accuracy >= 95

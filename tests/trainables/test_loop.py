@@ -171,9 +171,10 @@ def test_a_short_window_counts_its_own_batches(make_cell, finetune):
     cell = make_cell(accumulation=3, batch_size=80, **PLAIN)
     finetuning = finetune(cell)
     model = copy.deepcopy(finetuning.model).train()
-    transform = train_transform(cell.recipe, "single_label", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    transform = train_transform(cell.recipe, "single_label", (0.5, 0.5, 0.5))
     loader = train_loader(finetuning.data.train, transform, batch_size=80, seed=0, epoch=0)
-    images, targets = (torch.cat(part) for part in list(zip(*loader, strict=True))[:2])
+    pixels, targets, _ = (torch.cat(part) for part in zip(*loader, strict=True))
+    images = (pixels / 255 - 0.5) / 0.5
     assert len(images) == 160
     functional.cross_entropy(model(images), targets).backward()
     train_to(finetuning, 1)

@@ -9,7 +9,7 @@ from trainables.parts import Recorder, recording
 from trainables.profiling import CellProfile, PartTime, ProfiledTrainable, peak_macs_per_second
 
 STEPS = 3
-TWICE_A_STEP = {"data wait", "copy to device", "mixup", "forward", "backward"}
+TWICE_A_STEP = {"data wait", "copy to device", "normalise", "mixup", "forward", "backward"}
 """Gradients are accumulated over two batches."""
 IN_EVERY_STEP = TWICE_A_STEP | {"optimiser", "average"}
 

@@ -21,17 +21,18 @@ from typing import Any
 import numpy as np
 import torch
 from timm.data.distributed_sampler import RepeatAugSampler
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
-from trainables.data.base import Split, Subset, Target
+from trainables.data.base import Split, Subset
+from trainables.data.erasing import Erasing
 from trainables.data.shared import SharedBatches
 from trainables.data.shared_folder import Batch, SharedFolder, shared_folder
 from trainables.data.transforms import Transform
 
 Draw = tuple[int, int, int]
 """An epoch, an image's index and which of its augmented copies in that epoch this is, from 0."""
-Sample = tuple[Tensor, Target, int]
+Sample = tuple[Any, ...]
+"""Pixels uint8 [3, H, W], a `Target`, the index and, where images are erased, an `Erased`."""
 
 HOLDOUT_SHARE = 0.05
 
@@ -92,6 +93,7 @@ def train_loader(
     split: Split,
     transform: Transform,
     *,
+    erasing: Erasing | None = None,
     batch_size: int,
     seed: int,
     epoch: int,
@@ -109,7 +111,8 @@ def train_loader(
 
     Args:
         split: Images and targets.
-        transform: Augments an RGB image to a float32 tensor [3, H, W].
+        transform: Augments an RGB image to pixels, uint8 [3, H, W].
+        erasing: Draws what is erased of an image; None where nothing is.
         batch_size: Images a batch, of all ranks; see `batch_sizes` for the epoch's end.
         seed: Seed of the cell.
         epoch: Number of the first epoch, from 0.
@@ -123,8 +126,9 @@ def train_loader(
             are shared with other cells of this node; None shares none.
 
     Returns:
-        An iterable with a length. A `shard` of B images is (images float32 [B, 3, H, W], targets
-        int64 [B] or float32 [B, classes], indices int64 [B] into the split).
+        An iterable with a length. A `shard` of B images is (pixels uint8 [B, 3, H, W], targets
+        int64 [B] or float32 [B, classes], indices int64 [B] into the split); with `erasing` two
+        more follow, the boxes and the noise that `erase_` takes.
 
     Raises:
         ValueError: If there are fewer than 2 images or too few for the ranks, or `start_batch`
@@ -136,9 +140,9 @@ def train_loader(
         raise ValueError(f"start_batch is {start_batch}, but must be 0 to {len(batches)}")
     places = shard(batches[0].stop, rank, world_size)
     shards = _Shards(order, range(epoch, epoch + epochs), batches, start_batch, repeats, places)
-    images = _AugmentedImages(split, transform, seed)
+    images = _AugmentedImages(split, transform, erasing, seed)
     if shared_as is None:
-        return _loader(images, num_workers, batch_sampler=shards)
+        return _loader(images, num_workers, batch_sampler=shards, collate_fn=_collated)
     folder = SharedFolder(shared_folder())
     shared = SharedBatches(images.batch, shards.draws, len(shards), shared_as, folder)
     return _loader(shared, num_workers, batch_size=None)
@@ -153,7 +157,7 @@ def eval_loader(
     rank: int = 0,
     world_size: int = 1,
 ) -> DataLoader:
-    """Return every image of a split once, in order, in batches as `train_loader` yields them.
+    """Return every image of a split once, in order, in batches of pixels, targets and indices.
 
     The last batch may be smaller. Of several ranks, each gets its stride of the images. All get
     equally many: where the images run out, the last ranks begin again at the first one. Loader
@@ -200,8 +204,11 @@ class _Images(Dataset[Sample]):
 class _AugmentedImages(_Images):
     """A split through a random transform, seeded anew for each draw."""
 
-    def __init__(self, split: Split, transform: Transform, seed: int) -> None:
+    def __init__(
+        self, split: Split, transform: Transform, erasing: Erasing | None, seed: int
+    ) -> None:
         super().__init__(split, transform)
+        self.erasing = erasing
         self.seed = seed
 
     def __getitems__(self, draws: Sequence[Draw]) -> list[Sample]:
@@ -211,12 +218,13 @@ class _AugmentedImages(_Images):
 
     def batch(self, draws: Sequence[Draw]) -> Batch:
         """Return a batch as a loader puts it together."""
-        collated: Batch = default_collate(self.__getitems__(draws))
-        return collated
+        return _collated(self.__getitems__(draws))
 
     def _augmented(self, epoch: int, index: int, copy: int) -> Sample:
         _seed_global_generators(stream_seed(self.seed, epoch, index, copy))
-        return self[index]
+        pixels, target, _ = self[index]
+        erased = self.erasing(*pixels.shape[1:]) if self.erasing else ()
+        return (pixels, target, index, *erased)
 
 
 @dataclass(frozen=True)
@@ -262,6 +270,13 @@ def _batch_slices(images: int, batch_size: int, repeats: int) -> list[slice]:
 def _repeats_sampler(n: int, repeats: int) -> RepeatAugSampler:
     # Over one rank: what it draws is what several would draw in turn.
     return RepeatAugSampler(range(n), 1, 0, num_repeats=repeats)
+
+
+def _collated(samples: Sequence[Sample]) -> Batch:
+    """Put samples together to a batch; the noise of them all, if any, end to end."""
+    batch: Batch = default_collate([sample[:4] for sample in samples])
+    noise = [part for sample in samples for part in sample[4:]]
+    return [*batch, torch.cat(noise)] if noise else batch
 
 
 def _loader(dataset: Dataset[Any], num_workers: int, **batching: object) -> DataLoader:

@@ -134,8 +134,8 @@ def _copy(mapped: Tensor) -> Tensor:
 
     What a loader's process copies goes at once where the training process can take it from.
     """
-    collated: Tensor = default_collate(list(mapped)) if get_worker_info() else mapped.clone()
-    return collated
+    copy: Tensor = default_collate([mapped])[0] if get_worker_info() else mapped.clone()
+    return copy
 
 
 def nbytes(batch: Sequence[Tensor]) -> int:

@@ -1,4 +1,7 @@
-"""Augmentation and preprocessing of a recipe, put together from timm's transforms."""
+"""Augmentation and preprocessing of a recipe, put together from timm's transforms.
+
+They end in pixels; random erasing and the normalisation come after (`erasing`, `normalisation`).
+"""
 
 import random
 from collections.abc import Callable
@@ -11,6 +14,7 @@ from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 
 from trainables.data.base import Task
+from trainables.data.erasing import Erasing
 from trainables.recipe import Recipe
 
 Transform = Callable[[Image.Image], Tensor]
@@ -18,26 +22,31 @@ Channels = tuple[float, float, float]
 """A value for each of red, green and blue; pixels range over [0, 1]."""
 
 
-def train_transform(recipe: Recipe, task: Task, mean: Channels, std: Channels) -> Transform:
-    """Return the random transform from an RGB image to a float32 tensor [3, size, size].
+def train_transform(recipe: Recipe, task: Task, mean: Channels) -> Transform:
+    """Return the random transform from an RGB image to pixels, uint8 [3, size, size].
 
     Single label, as in DeiT (Touvron et al., ICML 2021): random resized crop, flip, RandAugment
-    (colour jitter where it is off), normalisation, random erasing with normal noise. Multi-label,
-    as with the asymmetric loss (Ridnik et al., ICCV 2021): the whole image squashed to a square,
-    Cutout, RandAugment, normalisation.
+    (colour jitter where it is off). Multi-label, as with the asymmetric loss (Ridnik et al.,
+    ICCV 2021): the whole image squashed to a square, Cutout, RandAugment.
 
     Args:
         recipe: Says the size and the strength of each augmentation.
         task: Kind of the targets.
-        mean: Subtracted from the channels.
-        std: Then divides them.
+        mean: Of the channels; RandAugment fills with it what it moves in from outside.
     """
     build = _single_label_steps if task == "single_label" else _multi_label_steps
-    return _with_black_posterize(build(recipe, mean, std))
+    return _with_black_posterize(build(recipe, mean))
 
 
-def eval_transform(recipe: Recipe, task: Task, mean: Channels, std: Channels) -> Transform:
-    """Return the transform without randomness from an RGB image to float32 [3, size, size].
+def erasing(recipe: Recipe, task: Task) -> Erasing | None:
+    """Return what erases rectangles of the transformed images, single labels' only."""
+    if task == "multi_label" or not recipe.random_erasing:
+        return None
+    return Erasing(recipe.random_erasing)
+
+
+def eval_transform(recipe: Recipe, task: Task) -> Transform:
+    """Return the transform without randomness from an RGB image to pixels, uint8 [3, size, size].
 
     Single label: the short side is resized (bicubic) to `image_size / crop_ratio`, rounded down
     as in timm, and the centre cropped. Multi-label: the whole image is squashed to a square.
@@ -47,8 +56,7 @@ def eval_transform(recipe: Recipe, task: Task, mean: Channels, std: Channels) ->
     return create_transform(
         recipe.image_size,
         interpolation="bicubic",
-        mean=mean,
-        std=std,
+        normalize=False,
         crop_pct=1.0 if whole else recipe.crop_ratio,
         crop_mode="squash" if whole else "center",
     )
@@ -84,7 +92,7 @@ def _span(length: int, share: float) -> tuple[int, int]:
     return max(0, start), min(length, start + extent)
 
 
-def _single_label_steps(recipe: Recipe, mean: Channels, std: Channels) -> transforms.Compose:
+def _single_label_steps(recipe: Recipe, mean: Channels) -> transforms.Compose:
     return create_transform(
         recipe.image_size,
         is_training=True,
@@ -94,18 +102,16 @@ def _single_label_steps(recipe: Recipe, mean: Channels, std: Channels) -> transf
         auto_augment=recipe.rand_augment,
         interpolation="bicubic",
         mean=mean,
-        std=std,
-        re_prob=recipe.random_erasing,
-        re_mode="pixel",
+        normalize=False,
     )
 
 
-def _multi_label_steps(recipe: Recipe, mean: Channels, std: Channels) -> transforms.Compose:
+def _multi_label_steps(recipe: Recipe, mean: Channels) -> transforms.Compose:
     size = recipe.image_size
     steps = [transforms.Resize((size, size), InterpolationMode.BICUBIC), Cutout(recipe.cutout)]
     if recipe.rand_augment is not None:
         steps.append(_rand_augment(recipe.rand_augment, size, mean))
-    return transforms.Compose([*steps, transforms.ToTensor(), transforms.Normalize(mean, std)])
+    return transforms.Compose([*steps, transforms.PILToTensor()])
 
 
 def _rand_augment(specification: str, size: int, mean: Channels) -> RandAugment:

@@ -10,7 +10,10 @@ import pytest
 
 from orchestrator.cli import main
 
-PARTS = "data wait, copy to device, mixup, forward, backward, optimiser, evaluation, checkpoint"
+PARTS = (
+    "data wait, copy to device, normalise, mixup, forward, backward, optimiser, evaluation, "
+    "checkpoint"
+)
 
 
 @pytest.mark.slow
