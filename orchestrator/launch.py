@@ -32,6 +32,7 @@ from orchestrator.watching.metrics import StudyMetrics
 from orchestrator.watching.progress import Progress, Sink
 from orchestrator.watching.status import Activity, keep_status
 from orchestrator.work import Work, stored_cells
+from trainables.files import write_atomic
 
 CPUS_PER_EVALUATION = 4
 """One more evaluation runs at once for so many CPUs: its process costs seconds to start."""
@@ -227,13 +228,16 @@ class Launch:
         return not self.work.sample or self._succeeds(sampling, "the page has no new images")
 
     def _succeeds(self, step: Callable[[], None], otherwise: str) -> bool:
+        file = self.selection.store.comparison_error
         try:
             step()
         except ComparisonError as error:
             if error.damaged is not None:
                 self.verified.forget(error.damaged)
-            self.progress.note(f"{error}; {otherwise}")
+            write_atomic(file, error.details.encode())
+            self.progress.note(f"{error}; {otherwise}; see {file}")
             return False
+        file.unlink(missing_ok=True)
         return True
 
     def _stored(self, cell_id: str) -> StoredCell:

@@ -15,12 +15,16 @@ IN_FLIGHT_PER_CPU = 2
 class ComparisonError(Exception):
     """A comparison task failed; the tables stay as they were, and what was found is kept.
 
+    Its text is one line.
+
     Attributes:
+        details: All that is known of why.
         damaged: The file whose damage was why, if one's was.
     """
 
-    def __init__(self, reason: str, damaged: StorePath | None = None) -> None:
+    def __init__(self, reason: str, details: str, damaged: StorePath | None = None) -> None:
         super().__init__(reason)
+        self.details = details
         self.damaged = damaged
 
 
@@ -42,5 +46,6 @@ def error_of(name: str, outcome: Exception) -> ComparisonError:
     while isinstance(inner := getattr(cause, "cause", None), Exception):
         cause = inner  # What a task raised, perhaps one that loads what another needs.
     if isinstance(cause, DamagedFileError):
-        return ComparisonError(f"{cause}; the next launch makes it again", cause.path)
-    return ComparisonError(f"comparing {name} failed: {outcome}")
+        return ComparisonError(f"{cause}; the next launch makes it again", str(outcome), cause.path)
+    reason = " ".join([f"{type(cause).__name__}:", *str(cause).splitlines()[:1]])
+    return ComparisonError(f"comparing {name} failed: {reason}", str(outcome))

@@ -21,7 +21,7 @@ KINDS = {
     "artifacts": r"cells/[^/]+/(at-r[^/]+/)?(patterns\.npz|features\.npz|predictions\.parquet)",
     "records": (
         r"cells/[^/]+/((cell|import|result|attempts|memory|eval)\.json|at-r[^/]+/eval\.json|error\.txt)"
-        r"|study\.yaml|(verified|status)\.json|driver\.(lock|lease)"
+        r"|comparisons/error\.txt|study\.yaml|(verified|status)\.json|driver\.(lock|lease)"
     ),
     "logs": (
         r"cells/[^/]+/(log\.jsonl|progress\.csv|events\.out\.tfevents\.[^/]+)|wandb(\.json|/.+)"

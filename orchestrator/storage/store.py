@@ -92,6 +92,11 @@ class Store:
         return self.path / "comparisons"
 
     @property
+    def comparison_error(self) -> StorePath:
+        """Where the whole error stands if comparing failed the last time."""
+        return self.comparisons / "error.txt"
+
+    @property
     def samples(self) -> StorePath:
         """Folder of the chosen images, with what cells made of them."""
         return self.path / "samples"

@@ -11,10 +11,11 @@ import pandas as pd
 import pytest
 
 from orchestrator.cli import main
+from orchestrator.results import comparing
 from orchestrator.results.samples import read_samples
 from orchestrator.results.tables import TABLES
 from orchestrator.storage import disk_need
-from orchestrator.storage.store import CellState
+from orchestrator.storage.store import CellState, Store
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -229,6 +230,37 @@ def test_a_damaged_artifact_is_named_and_made_again(finished, capsys):
     assert ended.value.code == 0
     assert f"{path} is damaged: its content does not match" in capsys.readouterr().out
     assert path.read_bytes() == whole
+
+
+def test_a_failed_comparison_is_one_line_that_says_where_the_rest_is(
+    finished, tmp_path, capsys, monkeypatch
+):
+    shutil.copytree(finished.store.path, tmp_path / "smoke")
+    store = Store(tmp_path / "smoke")
+    shutil.rmtree(store.tables)
+    shutil.rmtree(store.comparisons)
+
+    def odd(*unused):
+        raise ValueError("all is odd\nand this is why")
+
+    def status():
+        with pytest.raises(SystemExit) as ended:
+            main(["run", "--study", "smoke", "--storage", str(tmp_path)])
+        return ended.value.code
+
+    with monkeypatch.context() as patched:
+        patched.setattr(comparing, "find_facts", odd)
+        assert status() == 1
+    file = store.comparisons / "error.txt"
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "odd" in line]
+    assert line.startswith("comparing ")
+    end = f" failed: ValueError: all is odd; the tables stay as they were; see {file}"
+    assert line.endswith(end)
+    assert "in odd" in file.read_text()
+    assert "and this is why" in file.read_text()
+    assert status() == 0
+    assert not file.exists()
+    assert store.tables.exists()
 
 
 def test_figures_lie_beside_the_page_and_are_made_again(finished, capsys):
