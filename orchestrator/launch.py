@@ -201,7 +201,9 @@ class Launch:
             if isinstance(outcome, Exception):
                 self._evaluation_failed(cell_id, outcome)
             else:
-                self.verified.add(outcome)
+                self.verified.add(outcome.entries)
+                for words in outcome.notes:
+                    self.progress.note(f"{cell_id}: {words}")
                 self.progress.set_state(cell_id, CellState.DONE)
         self.interrupts.tell_cells()
         self.progress.tick()

@@ -15,12 +15,13 @@ from torch import Tensor
 from torch.nn import functional
 
 import reduction
-from reduction import ReductionTrace
 from reduction.model import ReducedVisionTransformer
 from trainables.cell import Cell
 from trainables.cell_data import CellData
+from trainables.compiling import Compiling
 from trainables.device_batches import DeviceBatches
 from trainables.host import build_model
+from trainables.inference_pass import InferencePass
 from trainables.losses import image_losses
 from trainables.metrics import mean_average_precision, top_k_accuracy
 from trainables.precision import autocast, autocast_dtype
@@ -41,8 +42,9 @@ class Evaluation:
         metrics: Plain numbers and words. Rates of correct answers are in percent, `tokens` is the
             mean number of patch tokens after each stage block (keys are strings), `gmacs` and
             `gflops` are an image's. `images_per_second` is the median over repeated batches on
-            the device, `peak_memory_mb` (2^20 bytes) what the GPU's allocator needed for them;
-            None on a CPU, where a process has no such peak of its own.
+            the device, of the compiled model if `compiled`; `peak_memory_mb` (2^20 bytes) what the
+            GPU's allocator needed for them, None on a CPU, where a process has no such peak of
+            its own.
         patterns: `image` int32 [M] index in the split, `grid` int64 [2] rows and columns of
             patches, `depth` () blocks; for each stage block l `tokens_l` int16 [M] and, where the
             method has them, `kept_l` [M, K] patch indices in sequence order and `group_l`
@@ -53,12 +55,14 @@ class Evaluation:
         predictions: A row an image: `image`, `target`, `loss` and, for a single label, `class_i`
             and `score_i` (probability), the i-th most likely class; for several labels, `target`
             lists class indices and `scores` the probability of every class.
+        notes: Lines on what does not go as the recipe says.
     """
 
     metrics: dict[str, Any]
     patterns: dict[str, np.ndarray]
     features: dict[str, np.ndarray]
     predictions: pd.DataFrame
+    notes: tuple[str, ...]
 
 
 def evaluate_cell(
@@ -94,11 +98,15 @@ def evaluate_cell(
     model.load_state_dict(weights)
     model.to(device).eval()
     dtype = autocast_dtype(recipe, device)
-    first = next(batches)
+    notes: list[str] = []
+    compiling = Compiling.of(cell, model, "evaluates", notes.append)
+    with torch.inference_mode():
+        first = next(batches)  # As the others are: compiled code is for tensors of one kind.
     arriving = DeviceBatches(chain([first], batches), device, data.normalise)
-    found, features = _run(model, arriving, device, dtype)
-    images, *_ = data.normalise([tensor.to(device) for tensor in first])
-    speed = _speed(model, images, dtype)
+    traced = InferencePass(model, traced=True, compiling=compiling)
+    found, features = _run(traced, arriving, device, dtype)
+    images, _, index = data.normalise([tensor.to(device) for tensor in first])
+    speed = _speed(InferencePass(model, compiling=compiling), images, index, dtype)
     describe = _multi_label if dataset.task == "multi_label" else _single_label
     scores, columns = describe(found["logits"], found["target"])
     losses = image_losses(recipe, dataset.task, found["logits"], found["target"])
@@ -110,6 +118,7 @@ def evaluate_cell(
         "images": len(losses),
         **_cost(model, found),
         **speed,
+        "compiled": compiling.on,
         "select_on": recipe.select_on,
         "family": reduction.METHODS[cell.method].family,
     }
@@ -119,12 +128,13 @@ def evaluate_cell(
         patterns=_patterns(model, found),
         features=features,
         predictions=pd.DataFrame(predictions),
+        notes=tuple(notes),
     )
 
 
 @torch.inference_mode()
 def _run(
-    model: ReducedVisionTransformer,
+    traced: InferencePass,
     batches: Iterable[Sequence[Tensor]],
     device: torch.device,
     dtype: torch.dtype | None,
@@ -137,22 +147,11 @@ def _run(
     with SpooledArrays() as features:
         for images, targets, index in batches:
             with autocast(device, dtype):
-                logits, trace = model.forward_with_trace(images, image_index=index)
-            patterns = _patterns_by_name(trace)
+                logits, patterns, cls = traced.run(images, index)
             found.append({"logits": logits.float(), "target": targets, "image": index, **patterns})
-            features.add({f"cls_{block}": cls.float() for block, cls in trace.cls.items()})
+            features.add(cls)
         joined = {name: _joined([batch[name] for batch in found]).cpu() for name in found[0]}
         return joined, features.arrays()
-
-
-def _patterns_by_name(trace: ReductionTrace) -> dict[str, Tensor]:
-    """Return a batch's counts and indices by name, as small as they can stay on the device."""
-    integers = {"tokens": trace.tokens, "kept": trace.kept, "group": trace.groups}
-    return {
-        f"{kind}_{block}": values.to(torch.int16)
-        for kind, by_block in integers.items()
-        for block, values in by_block.items()
-    }
 
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:
@@ -222,17 +221,17 @@ def _cost(model: ReducedVisionTransformer, found: Mapping[str, Tensor]) -> dict[
 
 @torch.inference_mode()
 def _speed(
-    model: ReducedVisionTransformer, images: Tensor, dtype: torch.dtype | None
+    untraced: InferencePass, images: Tensor, index: Tensor, dtype: torch.dtype | None
 ) -> dict[str, float | None]:
     """Run a batch repeatedly, without data loading and trace; return speed and memory."""
     on_gpu = images.is_cuda
-    if on_gpu:
-        torch.cuda.reset_peak_memory_stats(images.device)
     seconds = []
-    for _ in range(WARMUP_BATCHES + TIMED_BATCHES):
+    for number in range(WARMUP_BATCHES + TIMED_BATCHES):
+        if on_gpu and number == WARMUP_BATCHES:  # What compiling takes does not count.
+            torch.cuda.reset_peak_memory_stats(images.device)
         started = time.perf_counter()
         with autocast(images.device, dtype):
-            model(images)
+            untraced.run(images, index)
         if on_gpu:
             torch.cuda.synchronize(images.device)
         seconds.append(time.perf_counter() - started)

@@ -23,11 +23,12 @@ from torch import Tensor, nn
 
 from trainables.cell import Cell
 from trainables.cell_data import CellData
-from trainables.compiling import UNCOMPILED, Compiling
+from trainables.compiling import Compiling
 from trainables.data.loader import stream_seed
 from trainables.device_batches import DeviceBatches
 from trainables.distillation import Teacher
 from trainables.host import build_model
+from trainables.inference_pass import InferencePass
 from trainables.losses import LossTerms, build_mixup, mean_terms
 from trainables.objective import Objective
 from trainables.optimizer import build_optimizer, set_learning_rates
@@ -77,6 +78,7 @@ class Finetuning:
         self._batches: DeviceBatches | None = None
         self._lead = Lead(device)
         self._notes: list[str] = []
+        self._inference: dict[str, InferencePass] = {}
         self._spent = {"seconds": 0.0, "waited": 0.0}
         self.data = self._open_data(data_root, host_weights, index_folder)
         self._selection = Selection(self.data, cell.recipe.batch_size, ranks)
@@ -101,7 +103,8 @@ class Finetuning:
         self.ema = ModelEmaV3(self.model, decay=recipe.ema_decay) if recipe.ema_decay else None
         self.model.set_grad_checkpointing(recipe.grad_checkpointing)
         training_pass = TrainingPass(self.model)
-        self._compiling = self._compiled(training_pass) if recipe.compile else None
+        self._compiling = Compiling.of(self.cell, self.model, "trains", self._note)
+        self._compiling.add(training_pass)
         self._forward = self._ranks.parallel(
             training_pass, unused_parameters=leaves_out_parameters(self.model)
         )
@@ -112,13 +115,8 @@ class Finetuning:
         self._mixup = build_mixup(recipe, dataset.task, num_classes)
         self._objective = Objective(self.cell, dataset.task)
 
-    def _compiled(self, training_pass: TrainingPass) -> Compiling | None:
-        if not any(stage.pads for stage in self.model.stages):
-            return Compiling(training_pass, self.device)
-        # Each length would be compiled anew.
-        method = self.cell.method
-        self._notes.append(f"{UNCOMPILED}: {method} keeps another number of tokens in each batch")
-        return None
+    def _note(self, words: str) -> None:
+        self._notes.append(words)
 
     @property
     def finished(self) -> bool:
@@ -275,9 +273,10 @@ class Finetuning:
             with part("mixup"):
                 images, targets = self._mixed(images, targets, epoch, number)
             last = number == window[-1]
+            passes = partial(self._backward, images, targets, share=1 / len(window))
+            self._prove_compiling(passes)
             with nullcontext() if last else accumulating(self._forward):
-                passes = partial(self._backward, images, targets, share=1 / len(window))
-                batches.append(self._passed(passes))
+                batches.append(passes())
             stretch.images += self.data.batch_images
         norm = self._apply_gradients()
         stretch.note(mean_terms(batches), norm, self._scaler.scale(torch.ones_like(norm)))
@@ -303,11 +302,10 @@ class Finetuning:
             _seed_generators(self.cell.seed, epoch, number, self._ranks.rank)
         return images, targets
 
-    def _passed(self, passes: Callable[[], LossTerms]) -> LossTerms:
-        """Do a forward and backward pass, compiled if the recipe says so and that works."""
-        if self._compiling is None:
-            return passes()
-        return self._compiling.attempt(passes, self._notes.append)
+    def _prove_compiling(self, passes: Callable[[], LossTerms]) -> None:
+        """Find out, in the first step, whether passes work compiled if the recipe says so."""
+        with accumulating(self._forward):
+            self._compiling.prove(passes, self.device, self._ranks)
 
     def _backward(self, images: Tensor, targets: Tensor, share: float) -> LossTerms:
         """Add a batch's gradients, weighted by its share of the step.
@@ -349,11 +347,17 @@ class Finetuning:
 
     def evaluate(self) -> bool:
         """Score the model and its average; return whether one of them is the best so far."""
-        models = {"model": self.model} | ({"ema": self.ema.module} if self.ema else {})
+        passes = self._inference = self._inference or self._inference_passes()
         with part("evaluation"):
             return self._selection.evaluate(
-                models, epoch=self._epoch, step=self.step, device=self.device, dtype=self._dtype
+                passes, epoch=self._epoch, step=self.step, device=self.device, dtype=self._dtype
             )
+
+    def _inference_passes(self) -> dict[str, InferencePass]:
+        models = {"model": self.model} | ({"ema": self.ema.module} if self.ema else {})
+        # Where training is not compiled, a line has said so.
+        compiling = Compiling("evaluates", self._note, on=self._compiling.on)
+        return {name: InferencePass(model, compiling=compiling) for name, model in models.items()}
 
 
 def _seed_generators(*numbers: int) -> None:

@@ -6,14 +6,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from reduction.model import ReducedVisionTransformer
+from trainables.inference_pass import InferencePass
 from trainables.metrics import mean_average_precision, top_k_accuracy
 from trainables.precision import autocast
 
 
 @torch.inference_mode()
 def predict(
-    models: Sequence[ReducedVisionTransformer],
+    passes: Sequence[InferencePass],
     batches: Iterable[Sequence[Tensor]],
     *,
     device: torch.device,
@@ -22,7 +22,7 @@ def predict(
     """Run models over the same batches, so that images are decoded once.
 
     Args:
-        models: Are put into evaluation mode.
+        passes: Their models are put into evaluation mode.
         batches: Images, targets and indices, on the device.
         device: Where the models are.
         dtype: Autocast's; None for none.
@@ -31,15 +31,15 @@ def predict(
         Logits float32 [M, classes] of each model and the targets, int64 [M] or float32
         [M, classes], all on the CPU.
     """
-    for model in models:
-        model.eval()
-    logits: list[list[Tensor]] = [[] for _ in models]
+    for each in passes:
+        each.eval()
+    logits: list[list[Tensor]] = [[] for _ in passes]
     targets = []
     for images, target, index in batches:
         targets.append(target)
         with autocast(device, dtype):
-            for model, outputs in zip(models, logits, strict=True):
-                outputs.append(model(images, image_index=index).float())
+            for each, outputs in zip(passes, logits, strict=True):
+                outputs.append(each.run(images, index)[0].float())
     return [torch.cat(outputs).cpu() for outputs in logits], torch.cat(targets).cpu()
 
 

@@ -45,6 +45,13 @@ class Ranks:
         """Tell whether the flag is set on some rank."""
         return self.sum([float(flag)])[0] > 0
 
+    def gathered(self, value: T) -> list[T]:
+        """Return the values of all ranks, by rank."""
+        values = [value] * self.size
+        if self.size > 1:
+            distributed.all_gather_object(values, value)
+        return values
+
     def from_first(self, compute: Callable[[], T]) -> T:
         """Return what `compute` gives on rank 0, which alone runs it."""
         if self.size == 1:

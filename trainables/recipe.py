@@ -165,7 +165,7 @@ class Recipe(BaseModel):
     shared_input: bool = Field(default=False, json_schema_extra=NO_EFFECT_ON_OUTCOME)
     """Batches are shared with the cells of the same node that need the same ones."""
     compile: bool = Field(default=False, json_schema_extra=NO_EFFECT_ON_OUTCOME)
-    """Train through `torch.compile`, whose sums may be rounded otherwise."""
+    """Train and evaluate through `torch.compile`, whose sums may be rounded otherwise."""
     grad_checkpointing: bool = Field(default=False, json_schema_extra=NO_EFFECT_ON_OUTCOME)
     """Compute blocks that do not reduce again in the backward pass rather than keep what they need
     for it: less memory, more time, the same gradients."""

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from reduction.model import ReducedVisionTransformer
 from trainables.cell_data import CellData
 from trainables.device_batches import DeviceBatches
 from trainables.finite import require_finite
+from trainables.inference_pass import InferencePass
 from trainables.prediction import predict, score
 from trainables.ranks import Ranks
 
@@ -60,7 +60,7 @@ class Selection:
 
     def evaluate(
         self,
-        models: Mapping[str, ReducedVisionTransformer],
+        passes: Mapping[str, InferencePass],
         *,
         epoch: int,
         step: int,
@@ -70,7 +70,8 @@ class Selection:
         """Score models on the selecting split; return whether one is better than all before.
 
         Args:
-            models: By the name that `source` says: the model and, if there is one, its average.
+            passes: By the name that `source` says: through the model and, if there is one, its
+                average.
             epoch: Epochs done.
             step: Optimiser steps done.
             device: Where the models are.
@@ -79,12 +80,12 @@ class Selection:
         Raises:
             NonFiniteError: If a logit is infinite or not a number.
         """
-        scores = self._scores(models, step, device, dtype)
+        scores = self._scores(passes, step, device, dtype)
         self.accuracy = max(scores)
         if self.meta and self.accuracy <= self.meta["accuracy"]:
             return False
-        source = list(models)[scores.index(self.accuracy)]
-        self._weights = _on_cpu(models[source]) if self._ranks.first else None
+        source = list(passes)[scores.index(self.accuracy)]
+        self._weights = _on_cpu(passes[source].model) if self._ranks.first else None
         self.meta = {
             "accuracy": self.accuracy,
             "metric": self._data.dataset.metric,
@@ -95,7 +96,7 @@ class Selection:
 
     def _scores(
         self,
-        models: Mapping[str, ReducedVisionTransformer],
+        passes: Mapping[str, InferencePass],
         step: int,
         device: torch.device,
         dtype: torch.dtype | None,
@@ -104,9 +105,9 @@ class Selection:
         split, metric = self._data.selecting, self._data.dataset.metric
         self._batches = self._batches or self._data.eval_batches(split, self._batch_size)
         batches = DeviceBatches(self._batches, device, self._data.normalise)
-        predictions, targets = predict(list(models.values()), batches, device=device, dtype=dtype)
+        predictions, targets = predict(list(passes.values()), batches, device=device, dtype=dtype)
         largest = self._ranks.sum([logits.abs().max().item() for logits in predictions])
-        found = {f"logits of {name}": x for name, x in zip(models, largest, strict=True)}
+        found = {f"logits of {name}": x for name, x in zip(passes, largest, strict=True)}
         require_finite(step, found)
         *predictions, targets = (
             self._ranks.interleaved(part, len(split)) for part in (*predictions, targets)

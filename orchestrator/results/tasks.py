@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from analysis.comparisons import Kind, measure
@@ -14,15 +15,24 @@ from trainables.patience import patience
 from trainables.store_path import StorePath
 
 
+@dataclass(frozen=True)
+class Evaluated:
+    """What evaluating a cell leaves, beside its folder."""
+
+    entries: Entries
+    """What is known of the files that are whole now."""
+    notes: tuple[str, ...]
+    """Lines on what does not go as the recipe says."""
+
+
 def evaluate_cell(
     study: StorePath, cell_id: str, data_root: Path | None, weights: Path | None, on_gpu: bool
-) -> Entries:
+) -> Evaluated:
     """Make the evaluations that a trained cell's best weights lack; publish each in its folder.
 
     The states that its training could go on from are removed: its trial has ended.
 
     `weights` is the folder of the hosts' pretrained ones, whose configurations say what they are.
-    Returns what is known of the files that are whole now.
     """
     from safetensors.torch import load
 
@@ -30,7 +40,7 @@ def evaluate_cell(
     from trainables.evaluation import evaluate_cell as evaluate
 
     store = Store(study)
-    stored = store.cell(cell_id)
+    stored, notes = store.cell(cell_id), list[str]()
     with patience():
         cell, best = stored.cell(), load(stored.load_best())
         for rate, folder in stored.evaluations().items():
@@ -45,10 +55,12 @@ def evaluate_cell(
                 device=device_for(on_gpu),
                 threads=1,
             )
+            notes += made.notes
             arrays = {"patterns": made.patterns, "features": made.features}
             folder.write(made.metrics, made.predictions, arrays if rate is None else {})
         stored.discard_states()
-        return written(study, stored)
+        # Each keep rate may say the same.
+        return Evaluated(written(study, stored), tuple(dict.fromkeys(notes)))
 
 
 def load_cell(study: StorePath, record: CellRecord) -> CellArtifacts:

@@ -13,6 +13,7 @@ from trainables.data import open_dataset
 from trainables.data.transforms import eval_transform
 from trainables.evaluation import _run, evaluate_cell
 from trainables.host import build_model, host_mean_std
+from trainables.inference_pass import InferencePass
 from trainables.metrics import mean_average_precision
 from trainables.prediction import predict
 
@@ -228,8 +229,8 @@ def test_the_host_waits_at_the_end_alone(make_cell, method):
     """But for adaptive sampling: each of its stages has to know a batch's longest image."""
     model, cpu = build_model(make_cell(method), 10).eval(), torch.device("cpu")
     for run in (
-        lambda batches: _run(model, batches, cpu, None),
-        lambda batches: predict([model], batches, device=cpu, dtype=None),
+        lambda batches: _run(InferencePass(model, traced=True), batches, cpu, None),
+        lambda batches: predict([InferencePass(model)], batches, device=cpu, dtype=None),
     ):
         few, many = waits(run, 2), waits(run, 6)
         assert few > 0

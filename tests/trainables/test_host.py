@@ -17,6 +17,7 @@ from trainables.data.normalisation import Normalisation
 from trainables.data.transforms import eval_transform
 from trainables.host import build_host, build_model, host_mean_std
 from trainables.host_source import DEMO_HOSTS, WEIGHTS_FOLDER
+from trainables.inference_pass import InferencePass
 from trainables.metrics import top_k_accuracy
 from trainables.prediction import predict
 from trainables.recipe import Recipe
@@ -50,7 +51,9 @@ def test_embedded_host_has_the_accuracy_of_its_record(name):
     loader = eval_loader(digits.val, transform, batch_size=120)
     batches = map(Normalisation(*host_mean_std(name)), loader)
     model = reduction.reduce(host(name, dataset="digits"), "deit")
-    (logits,), targets = predict([model], batches, device=torch.device("cpu"), dtype=None)
+    (logits,), targets = predict(
+        [InferencePass(model)], batches, device=torch.device("cpu"), dtype=None
+    )
     accuracy = top_k_accuracy(logits, targets, 1)
     assert accuracy == pytest.approx(recorded, abs=0.3), "one of 360 images"
     assert accuracy >= 95
