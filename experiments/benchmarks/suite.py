@@ -54,6 +54,7 @@ AREAS = {
     "data_wait": Area("", higher_is_better=False),
     "shared_input": Area("--repeats 3", "work", ("cells", "shared"), higher_is_better=False),
     "training": Area("--threads 1 --clock cpu --batch-size 8 --repeats 3", higher_is_better=None),
+    "attention": Area("--threads 1 --clock cpu", higher_is_better=None),
     "sharing": Area(""),
     "packing": Area("", "ratio", ("GPUs",), higher_is_better=False),
     "analysis": Area("", higher_is_better=None),
