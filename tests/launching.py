@@ -35,14 +35,14 @@ STUDY: dict[str, Any] = {
             "dataset": ["digits"],
             "capacity": ["tiny"],
             "method": ["dynamicvit", "dpcknn"],  # Both draw in training.
-            "keep_rate": [0.5],
+            "keep_rate": [0.7],
         },
     ],
     # All that draws random numbers or averages is on: resuming has to repeat it exactly.
     "recipes": {
         "everything": {
             "host": "digits_{capacity}_patch4_32",
-            "image_size": 32,
+            "image_size": 24,
             "epochs": 2,
             "warmup_epochs": 1,
             "batch_size": 48,
@@ -76,15 +76,21 @@ class Launch:
     """A launch in a process group of its own, as a terminal would start it."""
 
     def __init__(
-        self, storage: Path, *arguments: str, study: dict = STUDY, env: dict[str, str] | None = None
+        self,
+        storage: Path,
+        *arguments: str,
+        study: dict = STUDY,
+        stages: str = "train,evaluate",
+        env: dict[str, str] | None = None,
     ) -> None:
         file = storage / "study.yaml"
         file.write_text(yaml.safe_dump(study))
         self.store = Store(storage / study["name"])
         self.output = storage / f"console-{time.monotonic_ns()}.txt"
+        command = [sys.executable, FULL_GRID, "--study", file, "--storage", storage]
         with self.output.open("w") as console:
             self.process = subprocess.Popen(
-                [sys.executable, FULL_GRID, "--study", file, "--storage", storage, *arguments],
+                [*command, "--stages", stages, *arguments],
                 stdout=console,
                 stderr=subprocess.STDOUT,
                 env=os.environ | {"OMP_NUM_THREADS": "1"} | (env or {}),

@@ -11,11 +11,10 @@ import tempfile
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from launching import (
     PATIENCE,
-    STUDY,
     TRAINERS,
     Launch,
     children,
@@ -188,9 +187,9 @@ class LocalCluster:
         """Return the processes that train cells anywhere."""
         return [process for node in self.nodes for process in node.trainers(actor)]
 
-    def launch(self, storage: Path, *arguments: str, study: dict = STUDY) -> Launch:
+    def launch(self, storage: Path, **options: Any) -> Launch:
         """Launch a study on the cluster."""
-        return Launch(storage, "--address", self.address, *arguments, study=study, env=self._env)
+        return Launch(storage, "--address", self.address, env=self._env, **options)
 
     def __enter__(self) -> Self:
         return self

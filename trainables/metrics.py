@@ -1,7 +1,6 @@
 """Accuracy and mean average precision of predictions, in percent."""
 
 import numpy as np
-from sklearn.metrics import average_precision_score
 from torch import Tensor
 
 
@@ -33,6 +32,9 @@ def average_precision(scores: Tensor, targets: Tensor) -> np.ndarray:
         scores: Float [images, classes], higher meaning more likely.
         targets: Multi-hot [images, classes] of any type.
     """
+    # Takes seconds to import, and most studies never need it.
+    from sklearn.metrics import average_precision_score
+
     score_table = scores.cpu().double().numpy()
     shown = targets.cpu().numpy() > 0
     columns = zip(shown.T, score_table.T, strict=True)

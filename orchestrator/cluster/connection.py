@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import ray
 
+from orchestrator.cluster.environment import send_no_environment
 from orchestrator.errors import UserError
 
 T = TypeVar("T")
@@ -66,6 +67,7 @@ def connected(address: str | None, *, verbose: bool, dashboard: bool = False) ->
             context = _join(address, quiet)
         else:
             _stay_on_loopback()
+            send_no_environment()
             context = ray.init(
                 address="local",
                 include_dashboard=dashboard,

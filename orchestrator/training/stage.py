@@ -14,7 +14,7 @@ from ray import tune
 from ray.tune.experiment import Trial
 
 from orchestrator.cluster.connection import Cluster, remembered
-from orchestrator.cluster.credentials import withhold_credentials
+from orchestrator.cluster.environment import withhold_credentials
 from orchestrator.command import command_line
 from orchestrator.data.datasets import dataset_root
 from orchestrator.errors import UserError

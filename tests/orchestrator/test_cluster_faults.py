@@ -73,7 +73,7 @@ def test_a_node_lost_while_comparing_costs_nothing(finished, tmp_path, cluster, 
         shutil.rmtree(folder)
     smoke = yaml.safe_load((SHIPPED / "smoke.yaml").read_text())
     unreadable.write_text("EIO")
-    launch = cluster.launch(tmp_path, "--stages", "compare", study=smoke)
+    launch = cluster.launch(tmp_path, stages="compare", study=smoke)
     node = cluster.nodes[0]
     refused = unreadable.with_name("unreadable.log")
     launch.wait_until(lambda: refused.exists() and node.trainers("load "))

@@ -30,7 +30,7 @@ DISTILLING = {
             "dataset": ["digits"],
             "capacity": ["tiny"],
             "method": ["dynamicvit"],
-            "keep_rate": [0.5, 0.7],
+            "keep_rate": [0.7, 0.9],
         }
     ],
     "recipes": {"everything": STUDY["recipes"]["everything"] | {"distillation": "dynamicvit"}},

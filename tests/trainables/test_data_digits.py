@@ -6,9 +6,10 @@ import sys
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
 
 from trainables.data import DATASETS, open_dataset
-from trainables.data.digits import digit_splits
+from trainables.data.digits import SOURCE, digit_splits
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +57,18 @@ def test_digits_are_those_of_the_source(digits):
     expected = load_digits().images.mean(axis=(1, 2)) * 255 / 16
     # Bicubic weights reach beyond the border, where nothing is: means agree but for that.
     np.testing.assert_allclose(np.sort(means), np.sort(expected), atol=4)
+
+
+def test_the_file_holds_what_scikit_learn_gives_and_how_it_is_parted():
+    given = load_digits()
+    parts = train_test_split(
+        np.arange(len(given.target)), test_size=0.2, stratify=given.target, random_state=0
+    )
+    with np.load(SOURCE) as file:
+        assert (file["images"] == given.images).all()
+        assert (file["classes"] == given.target).all()
+        for name, part in zip(("train", "val"), parts, strict=True):
+            assert file[name].tolist() == part.tolist()
 
 
 def test_every_class_has_its_share_in_both_splits(digits):

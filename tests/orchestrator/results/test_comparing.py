@@ -235,9 +235,9 @@ def test_a_killed_launch_compares_on(finished, tmp_path):
     from orchestrator.study import SHIPPED
 
     smoke = yaml.safe_load((SHIPPED / "smoke.yaml").read_text())
-    launch = Launch(tmp_path, "--stages", "compare", study=smoke)
+    launch = Launch(tmp_path, stages="compare", study=smoke)
     launch.wait_until(lambda: list(store.comparisons.glob("*.json")))
     launch.process.kill()
     launch.process.wait()
-    Launch(tmp_path, "--stages", "compare", study=smoke).end(0)
+    Launch(tmp_path, stages="compare", study=smoke).end(0)
     assert tables(store) == tables(finished.store)
