@@ -24,13 +24,29 @@ class Erasing:
 
     def __call__(self, height: int, width: int) -> Erased:
         """Draw what is erased of an image, from the global generators."""
-        canvas = self._erase(torch.full((3, height, width), torch.nan))
-        inside = ~canvas[0].isnan()
-        rows, columns = inside.any(dim=1).nonzero(), inside.any(dim=0).nonzero()
-        if not len(rows):
-            return torch.zeros(4, dtype=torch.int16), torch.empty(0)
-        corners = (rows[0], columns[0], rows[-1] + 1, columns[-1] + 1)
-        return torch.cat(corners).to(torch.int16), canvas[:, inside].flatten()
+        canvas = _Canvas(height, width)
+        self._erase(canvas)
+        return canvas.box, canvas.noise
+
+
+class _Canvas:
+    """Takes what is erased where an image would be changed: an image is much to look through."""
+
+    dtype = torch.float32
+
+    def __init__(self, height: int, width: int) -> None:
+        self._size = (3, height, width)
+        self.box = torch.zeros(4, dtype=torch.int16)
+        self.noise = torch.empty(0)
+
+    def size(self) -> tuple[int, int, int]:
+        return self._size
+
+    def __setitem__(self, place: tuple[slice, slice, slice], noise: Tensor) -> None:
+        _, rows, columns = place
+        corners = (rows.start, columns.start, rows.stop, columns.stop)
+        self.box = torch.tensor(corners, dtype=torch.int16)
+        self.noise = noise.flatten()
 
 
 def erase_(images: Tensor, boxes: Tensor, noise: Tensor) -> None:
