@@ -85,7 +85,12 @@ class Ranks:
         """
         if self.size == 1:
             return module
-        return DistributedDataParallel(module, find_unused_parameters=unused_parameters)
+        return DistributedDataParallel(
+            module,
+            find_unused_parameters=unused_parameters,
+            # They are constants; and a rank whose pass fails would lose count of the broadcasts.
+            broadcast_buffers=False,
+        )
 
 
 ALONE = Ranks()

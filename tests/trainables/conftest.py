@@ -3,7 +3,9 @@
 from pathlib import Path
 
 import pytest
+import timm
 import torch
+from timm.models import save_for_hf
 
 from trainables.cell import Cell
 from trainables.data import open_dataset
@@ -11,6 +13,7 @@ from trainables.loop import Finetuning
 from trainables.recipe import Recipe
 
 collect_ignore = [] if torch.cuda.is_available() else ["test_cuda.py"]
+SMALL = {"img_size": 32, "patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 3}
 REFERENCE = Path(__file__).parents[1] / "data" / "goldens"
 
 
@@ -44,6 +47,26 @@ def make_cell():
             options=options or {},
             recipe=Recipe(**(recipe | fields)),
         )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def small_host():
+    """Return a host of two blocks with random weights, which takes little time to trace."""
+    torch.manual_seed(0)
+    return timm.create_model("deit_tiny_patch16_224", num_classes=10, **SMALL).eval()
+
+
+@pytest.fixture(scope="session")
+def small_cell(make_cell, small_host, tmp_path_factory):
+    """Return a function that makes a cell on that host, as `make_cell` does."""
+    folder = tmp_path_factory.mktemp("host")
+    save_for_hf(small_host, folder, model_args=SMALL)
+
+    def make(method, **fields):
+        cell = make_cell(method, host=f"local-dir:{folder}", **fields)
+        return cell.model_copy(update={"reduction_loc": (1,)})
 
     return make
 

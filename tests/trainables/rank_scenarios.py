@@ -5,9 +5,11 @@ from datetime import timedelta
 from pathlib import Path
 
 import torch
+from backends import Backend
 from torch.distributed import TCPStore
 
 import trainables.loop
+from trainables import compiling
 from trainables.cell import Cell
 from trainables.cell_training import CellTraining
 from trainables.finite import NonFiniteError
@@ -52,6 +54,13 @@ def train(ranks, cell, root, state=None, stop=None):
     buffer = io.BytesIO()
     torch.save(finetuning.state_dict(), buffer)
     return {"reports": reports, "state": buffer.getvalue(), "result": finetuning.result()}
+
+
+def train_compiled(ranks, cell, root, broken):
+    """Train to the end with backends that break as `broken` says of each rank."""
+    torch.compiler.reset()
+    compiling.BACKEND = backend = Backend(broken[ranks.rank])
+    return train(ranks, cell, root) | {"graphs": backend.graphs}
 
 
 def train_in_folder(ranks, config, steps):

@@ -3,10 +3,8 @@
 import shutil
 
 import pytest
-import timm
 import torch
 from backends import Backend
-from timm.models import save_for_hf
 
 import reduction
 from trainables import compiling
@@ -19,7 +17,6 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
 
 CPU = torch.device("cpu")
 FALLBACK = "evaluates without being compiled, more slowly: "
-SIZES = {"img_size": 32, "patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 3}
 ALIKE = ("deit", "topk", "random", "dynamicvit", "tome", "atc", "kmedoids", "sinkhorn")
 METHODS = ["evit", *(pytest.param(name, marks=pytest.mark.slow) for name in ALIKE)]
 
@@ -35,25 +32,6 @@ def compile_with(monkeypatch):
     torch.compiler.reset()
     yield use
     torch.compiler.reset()
-
-
-@pytest.fixture(scope="module")
-def host():
-    torch.manual_seed(0)
-    return timm.create_model("deit_tiny_patch16_224", num_classes=10, **SIZES).eval()
-
-
-@pytest.fixture(scope="module")
-def small_cell(make_cell, host, tmp_path_factory):
-    """Return a function that makes a cell on that host, which takes little time to trace."""
-    folder = tmp_path_factory.mktemp("host")
-    save_for_hf(host, folder, model_args=SIZES)
-
-    def make(method="evit", **fields):
-        cell = make_cell(method, host=f"local-dir:{folder}", **fields)
-        return cell.model_copy(update={"reduction_loc": (1,)})
-
-    return make
 
 
 @pytest.fixture(scope="module")
@@ -75,8 +53,8 @@ def refused(words):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_compiled_passes_find_the_same_with_one_graph(compile_with, host, batches, method):
-    model = reduction.reduce(host, method, keep_rate=0.5, reduction_loc=(1,))
+def test_compiled_passes_find_the_same_with_one_graph(compile_with, small_host, batches, method):
+    model = reduction.reduce(small_host, method, keep_rate=0.5, reduction_loc=(1,))
     backend = compile_with(Backend())
     ours = results(model, batches, traced=True, compiling=Compiling("tests", refused))
     assert backend.graphs == 1, "the last batch is smaller and must not be compiled"
@@ -85,8 +63,8 @@ def test_compiled_passes_find_the_same_with_one_graph(compile_with, host, batche
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler")
-def test_what_inductor_makes_finds_the_same(compile_with, host, batches):
-    model = reduction.reduce(host, "evit", keep_rate=0.5, reduction_loc=(1,))
+def test_what_inductor_makes_finds_the_same(compile_with, small_host, batches):
+    model = reduction.reduce(small_host, "evit", keep_rate=0.5, reduction_loc=(1,))
     ours = results(model, batches, traced=True, compiling=Compiling("tests", refused))
     torch.testing.assert_close(ours, results(model, batches, traced=True), rtol=1e-4, atol=1e-5)
 
@@ -110,7 +88,7 @@ def assert_same(ours, theirs):
 
 @pytest.fixture(scope="module")
 def weights(small_cell):
-    return build_model(small_cell("evit", pretrained=True), 10).state_dict()
+    return build_model(small_cell("evit"), 10).state_dict()
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +150,7 @@ def test_evaluations_between_epochs_are_compiled_once(compile_with, small_cell, 
 def test_a_compiled_evaluation_between_epochs_finds_the_same(compile_with, small_cell, finetune):
     """Its batches are of 30 and 10 images."""
     compile_with(Backend())
-    ours, theirs = (finetune(small_cell(compile=on, batch_size=30)) for on in (True, False))
+    ours, theirs = (finetune(small_cell("evit", compile=on, batch_size=30)) for on in (True, False))
     for finetuning in (ours, theirs):
         finetuning.evaluate()
     assert ours.best[1] == theirs.best[1]

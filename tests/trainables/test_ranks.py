@@ -12,7 +12,10 @@ import pytest
 import torch
 from torch.distributed import TCPStore
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [
+    pytest.mark.timeout(300),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:torch"),
+]
 
 EVERYTHING_ON = {
     "batch_size": 18,
@@ -179,6 +182,65 @@ def test_several_labels_are_scored_over_all_ranks(together, scenarios, make_cell
     outcomes = [*together(1, *arguments), *together(2, *arguments)]
     single, *both = (outcome["reports"][0]["accuracy"] for outcome in outcomes)
     assert both == pytest.approx([single] * 2, rel=1e-9)
+
+
+def noted(outcome):
+    return [words for report in outcome["reports"] for words in report["notes"]]
+
+
+@pytest.fixture(scope="module")
+def small(small_cell):
+    """Return a cell whose model has a buffer, and whose every pass ends with an optimiser step."""
+    changes = {"batch_size": 36, "accumulation": 1, "epochs": 1}
+    return small_cell("l1", **EVERYTHING_ON | changes).model_dump(mode="json")
+
+
+@pytest.fixture(scope="module")
+def uncompiled(together, scenarios, small, odd_folder):
+    return together(2, scenarios.train, small, odd_folder)[0]
+
+
+@pytest.fixture(scope="module")
+def train_compiled(together, scenarios, small, odd_folder):
+    """Return a function that trains on two ranks whose backends break as it is told."""
+    compiled = small | {"recipe": small["recipe"] | {"compile": True}}
+
+    def train(*broken):
+        return together(2, scenarios.train_compiled, compiled, odd_folder, broken)
+
+    return train
+
+
+def test_two_compiled_ranks_train_like_uncompiled_ones(train_compiled, uncompiled):
+    outcomes = train_compiled(None, None)
+    for outcome in outcomes:
+        assert outcome["graphs"]
+        assert noted(outcome) == []
+        assert_close(outcome, uncompiled)
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        ("compiling", None),
+        (None, "halfway"),
+        pytest.param((None, "compiling"), marks=pytest.mark.slow),
+        pytest.param(("backward", None), marks=pytest.mark.slow),
+        pytest.param(("compiling", "compiling"), marks=pytest.mark.slow),
+    ],
+)
+def test_where_a_rank_cannot_compile_none_does(train_compiled, uncompiled, broken):
+    """A rank that tried again alone would wait for others that do not."""
+    outcomes = train_compiled(*broken)
+    assert all(outcome["graphs"] for outcome in outcomes)
+    first, second = (tensors(outcome) for outcome in outcomes)
+    expected = tensors(uncompiled)
+    for name, value in first.items():
+        assert torch.equal(value, expected[name]), name
+        assert torch.equal(value, second[name]), name
+    reason = "no compiler" if "compiling" in broken else "no backward pass"
+    words = f"trains without being compiled, more slowly: RuntimeError: {reason}"
+    assert [noted(outcome) for outcome in outcomes] == [[words], [words]]
 
 
 def test_a_loss_that_is_not_finite_on_one_rank_ends_all(together, scenarios, make_cell, odd_folder):
