@@ -14,7 +14,9 @@ over the repeats of the ratio of two turns that follow each other.
 - compiling, where asked for: the same; what the first steps take is left out;
 - checkpoints: time that training stands still for a state over what writing it takes as well;
 - evaluation: time over that of a plain forward pass over the same images. What an evaluation
-  measures of the model's speed is left out, for that does not grow with the images.
+  measures of the model's speed is left out, for that does not grow with the images;
+- evaluation compiled, where asked for: images a second over those uncompiled, of all batches with
+  their traces; making the model and compiling it are left out.
 
 Writes `training.json` and `training.md` into the output folder and prints the table.
 """
@@ -44,9 +46,12 @@ from trainables.calibration import CLASSES, Rehearsal
 from trainables.cell import Cell
 from trainables.cell_folder import CellFolder
 from trainables.cell_training import as_bytes, on_cpu
+from trainables.compiling import Compiling
 from trainables.data.base import ImageDataset, Split
 from trainables.data.normalisation import Normalisation
+from trainables.device_batches import DeviceBatches
 from trainables.host import build_model
+from trainables.inference_pass import InferencePass
 from trainables.precision import autocast, autocast_dtype
 from trainables.recipe import Recipe
 
@@ -69,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(options.threads or torch.get_num_threads())
     bench, rows = Benchmark(options), []
     print(line(Measurement.__annotations__), flush=True)
-    for row in (bench.plain_host(), *bench.methods(), *bench.options(), bench.evaluation()):
+    for row in (bench.plain_host(), *bench.methods(), *bench.options(), *bench.evaluations()):
         rows.append(asdict(row))
         print(line(rows[-1].values()), flush=True)
     write(options.out, "training", rows, environment(options))
@@ -171,7 +176,13 @@ class Benchmark:
             f"{statistics.median(whole for _, whole in pairs):.3f} s",
         )
 
-    def evaluation(self) -> Measurement:
+    def evaluations(self) -> Iterator[Measurement]:
+        """Compare evaluations with the least they could take, and with themselves compiled."""
+        yield self._evaluation()
+        if self._options.compile:
+            yield self._compiled_evaluation()
+
+    def _evaluation(self) -> Measurement:
         """Compare an evaluation with a forward pass."""
         cell, images = self._cell("topk"), self._images()
         weights = self._rehearsal("topk").model.state_dict()
@@ -185,6 +196,30 @@ class Benchmark:
             target="at most 1.2",
             details=f"{len(images)} batches of {self._options.batch_size} images",
         )
+
+    def _compiled_evaluation(self) -> Measurement:
+        """Compare an evaluation's passes compiled with the same ones as they are."""
+        model, images, notes = self._rehearsal("topk").model.eval(), self._images(), list[str]()
+        compiling = Compiling("evaluates", notes.append)
+        plain, compiled = (
+            partial(self._traced, InferencePass(model, traced=True, compiling=each), images)
+            for each in (None, compiling)
+        )
+        pairs = self._turns(compiled, plain)
+        return Measurement(
+            measured="evaluating topk with compile, speed-up",
+            value=statistics.median(as_is / own for own, as_is in pairs),
+            target="at least 1",
+            details="; ".join(
+                [f"{len(images)} batches of {self._options.batch_size} images", *notes]
+            ),
+        )
+
+    def _traced(self, traced: InferencePass, images: Sequence[Tensor]) -> None:
+        arriving = Noise(images).eval_batches(NOTHING, self._options.batch_size)
+        batches = DeviceBatches(arriving, self._device, NORMALISATION)
+        dtype = autocast_dtype(self._recipe, self._device)
+        evaluation._run(traced, batches, self._device, dtype)
 
     @cached_property
     def _baseline(self) -> Rehearsal:

@@ -4,8 +4,10 @@ import json
 
 import pytest
 import torch
+from backends import Backend
 
 from experiments.benchmarks import training
+from trainables import compiling
 
 OPTIONS = "--host deit_tiny_patch16_224 --image-size 64 --batch-size 4 --repeats 1 --threads 1"
 
@@ -30,6 +32,20 @@ def test_turns_alternate_and_the_first_pair_warms_up(bench):
     pairs = bench._turns(lambda: order.append("first"), lambda: order.append("second"))
     assert order == ["first", "second"] * 2
     assert len(pairs) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
+def test_an_evaluation_is_compared_with_itself_compiled(monkeypatch):
+    torch.compiler.reset()
+    backend = Backend()
+    monkeypatch.setattr(compiling, "BACKEND", backend)
+    bench = training.Benchmark(training.parse([*OPTIONS.split(), "--compile"]))
+    _, compiled = bench.evaluations()
+    assert backend.graphs == 1
+    assert compiled.value > 0
+    assert compiled.details == "4 batches of 4 images"
+    torch.compiler.reset()
 
 
 def test_a_short_run(tmp_path, capsys):
