@@ -17,7 +17,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
 
 CPU = torch.device("cpu")
 FALLBACK = "evaluates without being compiled, more slowly: "
-ALIKE = ("deit", "topk", "random", "dynamicvit", "tome", "atc", "kmedoids", "sinkhorn")
+ALIKE = ("deit", "topk", "random", "dynamicvit", "tome")
 METHODS = ["evit", *(pytest.param(name, marks=pytest.mark.slow) for name in ALIKE)]
 
 
