@@ -64,6 +64,33 @@ def layered(**faults: str) -> dict[str, str]:
     return {"PYTHONPATH": os.pathsep.join([layer, os.environ.get("PYTHONPATH", "")]), **faults}
 
 
+class Gate:
+    """Holds up the training of cells at a step, however fast the machine is.
+
+    A cell behind a closed gate has reported that step and no later one, and is in mid-epoch unless
+    an epoch ends within the next two steps.
+
+    Args:
+        file: Its place; there is none while the gate is open.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self.faults = {"FAULT_GATE": str(file)}
+        """What processes under the fault layer need to know."""
+        self.env = layered(**self.faults)
+
+    def close(self, after: int, cells: str = "*") -> None:
+        """Let cells of a glob train up to this step and no further."""
+        new = self._file.with_name(f"{self._file.name}.new")
+        new.write_text(f"{after} {cells}")
+        new.replace(self._file)  # Processes read it at any time.
+
+    def open(self) -> None:
+        """Let all go on."""
+        self._file.unlink()
+
+
 def wait_until(holds: Callable[[], object], otherwise: Callable[[], str] = str) -> None:
     """Return when something holds; fail with the words of `otherwise` if it never does."""
     deadline = time.monotonic() + PATIENCE
@@ -122,6 +149,16 @@ class Launch:
     def wait_for_reports(self, count: int, cells: str = "*") -> None:
         """Return when there are `count` reports with a loss, of all cells of a glob together."""
         self.wait_until(lambda: self.reports(cells) >= count)
+
+    def wait_for_step(self, step: int, cells: str = "*") -> None:
+        """Return when one cell of a glob has reported this step."""
+        self.wait_until(lambda: self.cells_at(step, cells))
+
+    def cells_at(self, step: int, cells: str = "*") -> list[str]:
+        """Return the cells of a glob that have reported this step."""
+        logs = self.store.path.glob(f"cells/{cells}/log.jsonl")
+        report = f'"step": {step},'
+        return [log.parent.name for log in logs if report in log.read_text(errors="replace")]
 
     def wait_for_loaders(self) -> list[int]:
         """Return the processes that load images for cells, once there are some."""

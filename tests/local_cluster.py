@@ -25,8 +25,6 @@ from launching import (
 )
 
 RAY = Path(sys.executable).with_name("ray")
-IN_A_STEP = r"\S+\.train"
-"""How the title of a process goes on while it trains a cell."""
 OBJECT_STORE_BYTES = 80 * 2**20
 """Little more than the least that Ray accepts."""
 
@@ -157,26 +155,6 @@ class LocalCluster:
         # One at a time: two that start at once on one machine take the same sockets.
         wait_until(lambda: node.is_up, node.output.read_text)
         return node
-
-    def freeze(self, launch: Launch) -> None:
-        """Stop a process on every node in the middle of a step, so that no cell ends meanwhile."""
-
-        def frozen() -> bool:
-            self._signal_trainers(signal.SIGSTOP)
-            if all(node.trainers(IN_A_STEP) for node in self.nodes):
-                return True
-            self._signal_trainers(signal.SIGCONT)
-            return False
-
-        launch.wait_until(frozen)
-
-    def thaw(self) -> None:
-        """Let the processes go on that `freeze` has stopped."""
-        self._signal_trainers(signal.SIGCONT)
-
-    def _signal_trainers(self, number: signal.Signals) -> None:
-        for process in self.trainers():
-            _signal(process, number)
 
     def lose(self, node: Node) -> None:
         """Kill everything on a node at once, as its power supply might."""

@@ -7,7 +7,10 @@ Python imports a module of this name as it starts. Environment variables choose 
     FAULT_STORAGE   a file: while it exists nothing below its folder can be made durable or renamed;
                     it holds the name of the error, such as ENOSPC. A line for each program that
                     was disturbed goes to a file beside it, FAULT_STORAGE.log
-    FAULT_READING   the same for reading, in Ray's workers alone
+    FAULT_READING   the same for reading, in Ray's workers alone; a pattern after the error's name
+                    limits it to paths that match
+    FAULT_GATE      a file: while it exists, holding a step and a pattern, the training of cells
+                    that match waits before it saves a state of a later step
 """
 
 import errno
@@ -17,6 +20,7 @@ import random
 import sys
 import time
 from collections.abc import Callable
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +41,12 @@ def _failing(call: Callable[..., Any], flag: Path) -> Callable[..., Any]:
     def failing(where: Any, *arguments: Any, **options: Any) -> Any:
         try:
             with open(flag) as file:  # A path would open it by what this may stand for.
-                name = file.read()
+                name, *patterns = file.read().split() or [""]
         except OSError:
             return call(where, *arguments, **options)
         path = os.readlink(f"/proc/self/fd/{where}") if isinstance(where, int) else where
-        if name and Path(path).is_relative_to(flag.parent):
+        within = Path(path).is_relative_to(flag.parent)
+        if name and within and all(fnmatch(str(path), pattern) for pattern in patterns):
             with open(f"{flag}.log", "a") as log:
                 log.write(f"{program}\n")
             number = getattr(errno, name)
@@ -49,6 +54,22 @@ def _failing(call: Callable[..., Any], flag: Path) -> Callable[..., Any]:
         return call(where, *arguments, **options)
 
     return failing
+
+
+def _held(save_last: Callable[..., None], gate: Path) -> Callable[..., None]:
+    def holds(cell: str, step: int) -> bool:
+        try:
+            last, pattern = gate.read_text().split()
+        except FileNotFoundError:
+            return False
+        return step > int(last) and fnmatch(cell, pattern)
+
+    def held(folder: Any, step: int, state: bytes) -> None:
+        while holds(folder.path.name, step):
+            time.sleep(0.02)
+        save_last(folder, step, state)
+
+    return held
 
 
 WORKER = "default_worker.py"
@@ -70,3 +91,7 @@ if under_faults and (file := os.environ.get("FAULT_STORAGE")):
     os.replace = _failing(os.replace, Path(file))
 if program == WORKER and (file := os.environ.get("FAULT_READING")):
     io.open = _failing(io.open, Path(file))
+if program == WORKER and (file := os.environ.get("FAULT_GATE")):
+    from trainables.cell_folder import CellFolder
+
+    CellFolder.save_last = _held(CellFolder.save_last, Path(file))

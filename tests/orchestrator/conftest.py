@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from launching import Launch
+from launching import Gate, Launch
 from made_cells import CELL, finish
 from rich.console import Console
 
@@ -37,6 +37,12 @@ def undisturbed(tmp_path_factory) -> dict[str, bytes]:
     undisturbed = Launch(tmp_path_factory.mktemp("undisturbed"))
     undisturbed.end(0)
     return undisturbed.weights()
+
+
+@pytest.fixture
+def gate(tmp_path) -> Gate:
+    """Return a gate for launches with its `env`; it is open."""
+    return Gate(tmp_path / "gate")
 
 
 @pytest.fixture(scope="session")

@@ -37,6 +37,9 @@ DISTILLING = {
 }
 """Two students, and a teacher that no grid has, of 2 epochs each."""
 
+STEPS = 30
+"""Of each cell of `launching.STUDY`, in two epochs."""
+
 SHARING = STUDY | {
     "recipes": {"everything": STUDY["recipes"]["everything"] | {"shared_input": True}}
 }
@@ -56,19 +59,22 @@ def taught(tmp_path_factory) -> Launch:
     return launch
 
 
-def test_kills_at_random_steps_cost_nothing(tmp_path, undisturbed):
+def test_kills_at_random_steps_cost_nothing(tmp_path, undisturbed, gate):
     """A trainer is killed, then the driver, twice over; whatever loaded images for them ends."""
     seed = int(os.environ.get("FAULT_SEED", time.time_ns() % 2**32))
     sys.stdout.write(f"repeat the same kills with FAULT_SEED={seed}\n")  # Shown if it fails.
     draw = random.Random(seed)
-    for _ in range(2):
-        launch = Launch(tmp_path)
-        before = launch.reports()
-        launch.wait_for_reports(before + draw.randint(1, 15))
+    for epoch in range(2):
+        step = epoch * STEPS // 2 + draw.randint(1, 6)
+        gate.close(after=step)
+        launch = Launch(tmp_path, env=gate.env)
+        launch.wait_for_step(step)
         loading = launch.wait_for_loaders()
         trainer = draw.choice(launch.trainers())
         os.kill(trainer, signal.SIGKILL)
-        launch.wait_for_reports(before + draw.randint(16, 30))
+        step += draw.randint(1, 6)
+        gate.close(after=step)
+        launch.wait_for_step(step)
         loading += launch.wait_for_loaders()
         launch.process.kill()
         launch.end()
@@ -76,23 +82,26 @@ def test_kills_at_random_steps_cost_nothing(tmp_path, undisturbed):
     assert_resumed(tmp_path, undisturbed, launch.results())
 
 
-def test_a_killed_worker_is_replaced_within_the_launch(tmp_path, undisturbed):
+def test_a_killed_worker_is_replaced_within_the_launch(tmp_path, undisturbed, gate):
     """The cells share their batches, here and in no other launch: that changes no bit."""
-    launch = Launch(tmp_path, study=SHARING)
-    launch.wait_for_reports(5)
+    gate.close(after=3)
+    launch = Launch(tmp_path, study=SHARING, env=gate.env)
+    launch.wait_until(lambda: len(launch.cells_at(3)) == len(launch.trainers()) > 0)
     killed = launch.trainers()
     for process in killed:
         os.kill(process, signal.SIGKILL)
     assert killed
+    gate.open()
     launch.end(0)
     assert launch.weights() == undisturbed
     assert sum('"attempt failed"' in line for line in launch.log()) == len(killed)
     assert_tidy(launch)
 
 
-def test_without_its_raylet_a_launch_ends_and_says_how_to_go_on(tmp_path, undisturbed):
-    launch = Launch(tmp_path)
-    launch.wait_for_reports(5)
+def test_without_its_raylet_a_launch_ends_and_says_how_to_go_on(tmp_path, undisturbed, gate):
+    gate.close(after=3)
+    launch = Launch(tmp_path, env=gate.env)
+    launch.wait_for_step(3)
     trainers = launch.trainers()
     (raylet,) = launch.named("raylet")
     os.kill(raylet, signal.SIGKILL)
@@ -123,21 +132,28 @@ def assert_saved(launch: Launch) -> None:
     assert saved == {cell: f"state-{step:08d}" for cell, step in reported.items()} != {}
 
 
-def test_signals_stop_in_mid_epoch_and_say_how_to_resume(tmp_path, undisturbed):
+def test_signals_stop_in_mid_epoch_and_say_how_to_resume(tmp_path, undisturbed, gate):
     """SIGTERM saves and stops, SIGINT does, and a second SIGINT stops without that."""
-    launch = Launch(tmp_path)
-    launch.wait_for_reports(8)
-    loading = launch.wait_for_loaders()
+
+    def launched(step):
+        gate.close(after=step)
+        launch = Launch(tmp_path, env=gate.env)
+        launch.wait_for_step(step)
+        return launch, launch.wait_for_loaders()
+
+    launch, loading = launched(3)
     launch.process.terminate()
+    launch.wait_until(launch.is_stopping)
+    gate.open()
     assert_saved(launch)
     assert_gone(loading)
-    launch = Launch(tmp_path)
-    launch.wait_for_reports(launch.reports() + 4)
+    launch, loading = launched(9)
     os.killpg(launch.process.pid, signal.SIGINT)  # As a terminal does: to the whole group.
+    launch.wait_until(launch.is_stopping)
+    gate.open()
     assert_saved(launch)
-    launch = Launch(tmp_path)
-    launch.wait_for_reports(launch.reports() + 4)
-    loading = launch.wait_for_loaders()
+    assert_gone(loading)
+    launch, loading = launched(18)
     launch.process.send_signal(signal.SIGINT)
     launch.wait_until(launch.is_stopping)
     launch.process.send_signal(signal.SIGINT)
@@ -196,17 +212,32 @@ def teacher_and_students(launch: Launch) -> tuple[str, list[str]]:
     return teacher, students
 
 
-@pytest.mark.parametrize("method", ["deit", "dynamicvit"])
-def test_a_killed_driver_costs_nothing_while_students_wait_or_learn(tmp_path, taught, method):
-    """The first kill is in the midst of the teacher, the second in that of a student."""
-    launch = Launch(tmp_path, study=DISTILLING)
-    launch.wait_for_reports(1, f"*-{method}-*")
-    launch.process.kill()
-    launch.end()
-    teacher, students = teacher_and_students(launch)
-    learning = any(launch.store.cell(cell).log() for cell in students)
-    assert learning is launch.store.cell(teacher).is_trained() is (method == "dynamicvit")
+def test_a_killed_driver_costs_nothing_while_students_wait_or_learn(tmp_path, taught, gate):
+    """The first kill is in the midst of the teacher, the second in that of a student.
+
+    A second driver is refused until the first is dead: both have a Ray, and share the storage.
+    """
+    for method in ("deit", "dynamicvit"):
+        gate.close(after=1, cells=f"*-{method}-*")
+        launch = Launch(tmp_path, study=DISTILLING, env=gate.env)
+        launch.wait_for_step(1, f"*-{method}-*")
+        if method == "deit":
+            assert_alone(launch, Launch(tmp_path, study=DISTILLING))
+        launch.process.kill()
+        launch.end()
+        teacher, students = teacher_and_students(launch)
+        learning = any(launch.store.cell(cell).log() for cell in students)
+        assert learning is launch.store.cell(teacher).is_trained() is (method == "dynamicvit")
     assert_resumed(tmp_path, taught.weights(), launch.results(), study=DISTILLING)
+
+
+def assert_alone(first: Launch, second: Launch) -> None:
+    """The second launch is refused in one line that names the first, which goes on."""
+    second.end(2)
+    refusal = second.console.strip()
+    assert f"is being run by process {first.process.pid} on {os.uname().nodename}" in refusal
+    assert len(refusal.splitlines()) == 1
+    assert first.process.poll() is None
 
 
 def test_a_damaged_teacher_is_trained_again_for_the_next_student(taught):
@@ -226,16 +257,18 @@ def test_a_damaged_teacher_is_trained_again_for_the_next_student(taught):
     assert again.results()[lost] > again.results()[teacher] > results[teacher]
 
 
-def test_a_killed_worker_of_several_costs_nothing(tmp_path):
+def test_a_killed_worker_of_several_costs_nothing(tmp_path, gate):
     (tmp_path / "undisturbed").mkdir()
     undisturbed = Launch(tmp_path / "undisturbed", study=TWO_WORKERS)
     undisturbed.end(0)
-    launch = Launch(tmp_path, study=TWO_WORKERS)
-    launch.wait_for_reports(1)
+    gate.close(after=1)
+    launch = Launch(tmp_path, study=TWO_WORKERS, env=gate.env)
+    launch.wait_for_step(1)
     workers = training_processes(launch.process.pid, "Rank")
     assert len(workers) == 2
     assert [where for where in listening(launch.process.pid) if not where.is_loopback] == []
     os.kill(workers[-1], signal.SIGKILL)
+    gate.open()
     launch.end(0)
     assert launch.weights() == undisturbed.weights()
     (failed,) = (line for line in launch.log() if '"attempt failed"' in line)

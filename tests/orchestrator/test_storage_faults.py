@@ -17,21 +17,26 @@ PATIENCE_SECONDS = 10.0
 """Of drivers and cells under the fault layer, instead of five minutes."""
 
 
-def test_a_failing_storage_is_waited_for_and_a_full_disk_ends_the_launch(tmp_path, undisturbed):
+def test_a_failing_storage_is_waited_for_and_a_full_disk_ends_the_launch(
+    tmp_path, gate, undisturbed
+):
     """First nothing can be made durable for a while; then there is no room, and it stays so."""
     flag = tmp_path / "disturbed"
-    faults = layered(FAULT_STORAGE=str(flag), FAULT_PATIENCE=str(PATIENCE_SECONDS))
-    launch = Launch(tmp_path, env=faults)
-    launch.wait_for_reports(4)
+    faults = {"FAULT_STORAGE": str(flag), "FAULT_PATIENCE": str(PATIENCE_SECONDS)}
+    gate.close(after=2)
+    launch = Launch(tmp_path, env=layered(**faults, **gate.faults))
+    launch.wait_for_step(2)
     flag.write_text("EIO")
+    gate.close(after=8)
     disturbed = tmp_path / "disturbed.log"
     launch.wait_until(lambda: disturbed.exists() and TRAINER in disturbed.read_text())
     flag.unlink()
     launch.wait_until(lambda: "Input/output error" in launch.console)
     launch.wait_until(lambda: "the storage works again after" in launch.console)
-    launch.wait_for_reports(launch.reports() + 4)
+    launch.wait_for_step(8)
 
     flag.write_text("ENOSPC")
+    gate.open()
     launch.end(130)
     flag.unlink()
     console = launch.console
@@ -47,17 +52,20 @@ def test_a_failing_storage_is_waited_for_and_a_full_disk_ends_the_launch(tmp_pat
 
 
 def test_a_driver_that_lost_its_lease_ends_and_says_by_whom_it_was_replaced(
-    tmp_path, s3_folder, undisturbed
+    tmp_path, s3_folder, gate, undisturbed
 ):
     """It hangs; another takes over meanwhile, and works on when the first wakes up."""
     only = ("--storage", str(s3_folder), "--only", "*-deit-*")
-    launch = Launch(tmp_path, *only)
+    gate.close(after=2)
+    launch = Launch(tmp_path, *only, env=gate.env)
     launch.store = Store(s3_folder / "faults")
-    launch.wait_for_reports(2)
+    launch.wait_for_step(2)
     launch.process.send_signal(signal.SIGSTOP)
     lease = Lease(launch.store.path / "driver.lease", seconds=1.0, beat_seconds=0.2)
     with lease.held(lambda words: None, lambda holder: None):
         launch.process.send_signal(signal.SIGCONT)
+        launch.wait_until(launch.is_stopping)
+        gate.open()
         launch.end(130)
     *_, last_line = launch.console.splitlines()
     holder = f"process {os.getpid()} on {os.uname().nodename}"
