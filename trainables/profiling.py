@@ -139,6 +139,8 @@ class ProfiledTraining(CellTraining):
     def _parts(self, recorder: Recorder, steps: int, step: float) -> dict[str, PartTime]:
         """Return what each part takes, those included that are not done in every step."""
         finetuning = self._opened()
+        if self._cell.recipe.compile:
+            finetuning.evaluate()  # The first one compiles, once a training.
         rare = Recorder(finetuning.device)
         with recording(rare):
             finetuning.evaluate()

@@ -4,7 +4,9 @@ import time
 
 import pytest
 import torch
+from backends import Backend
 
+from trainables import compiling, parts
 from trainables.parts import Recorder, recording
 from trainables.profiling import CellProfile, PartTime, ProfiledTrainable, peak_macs_per_second
 
@@ -40,6 +42,31 @@ def test_all_parts_are_told_apart_and_add_up(profile):
     assert profile.images_a_step == 40
     assert profile.macs_per_second > 0
     assert profile.utilisation > 0
+
+
+class Watched(Backend):
+    """Notes whether parts are recorded while it compiles."""
+
+    def __init__(self):
+        super().__init__()
+        self.recorded = []
+
+    def __call__(self, graph, inputs):
+        self.recorded.append(parts._RECORDER.get() is not None)
+        return super().__call__(graph, inputs)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
+def test_compiling_counts_for_no_part(small_cell, trial_config, monkeypatch):
+    torch.compiler.reset()
+    backend = Watched()
+    monkeypatch.setattr(compiling, "BACKEND", backend)
+    # 8 steps to an epoch, whose end, with an evaluation, is not reached.
+    trial = ProfiledTrainable(trial_config(small_cell("evit", compile=True, accumulation=1)))
+    trial.profile(steps=2)
+    trial.stop()
+    assert backend.recorded == [False, False]
+    torch.compiler.reset()
 
 
 def test_recording_changes_no_weight(finetune, make_cell):
