@@ -9,6 +9,7 @@ import urllib.request
 from itertools import count
 
 import pytest
+from ports import free_ports
 
 from trainables.store_path import ObjectPath, store_path
 
@@ -23,9 +24,7 @@ class S3Server:
     """An S3 server in a process of its own, which keeps what it has in memory."""
 
     def __init__(self) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        (self.port,) = free_ports(1)
         self.endpoint = f"http://127.0.0.1:{self.port}"
         self.process: subprocess.Popen | None = None
 

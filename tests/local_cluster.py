@@ -4,7 +4,6 @@ import contextlib
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -23,6 +22,7 @@ from launching import (
     training_processes,
     wait_until,
 )
+from ports import free_ports
 
 RAY = Path(sys.executable).with_name("ray")
 OBJECT_STORE_BYTES = 80 * 2**20
@@ -111,7 +111,7 @@ class LocalCluster:
             "RAY_raylet_start_wait_time_s": str(int(PATIENCE)),
             **(env or {}),
         }
-        self._port = _free_port()
+        self._port, self._dashboard_port = free_ports(2)
         self.address = f"127.0.0.1:{self._port}"
         self.nodes: list[Node] = []
         self.start_head()
@@ -123,7 +123,7 @@ class LocalCluster:
             "--head",
             f"--port={self._port}",
             "--include-dashboard=false",
-            f"--dashboard-port={_free_port()}",
+            f"--dashboard-port={self._dashboard_port}",
             "--no-monitor",
             f"--temp-dir={self._folder.name}",
             cpus=0,
@@ -186,8 +186,3 @@ class LocalCluster:
 def _signal(process: int, number: signal.Signals) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.kill(process, number)
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]

@@ -6,10 +6,12 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
+from launching import Gate
 
 from orchestrator.storage.store import CellState, Store
 
@@ -42,9 +44,12 @@ STUDY = {
 class Job:
     """A job's batch script, started as SLURM would on the first of two nodes."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, closed_after: int | None = None) -> None:
         self.folder = folder
         self.store = Store(folder / "results" / STUDY["name"])
+        self.gate = Gate(folder / "gate")
+        if closed_after is not None:
+            self.gate.close(closed_after)
         self.number = unused_job()
         self.port = 20000 + 2 * self.number
         for name, script in STAND_INS.items():
@@ -64,7 +69,7 @@ class Job:
 
     def environment(self) -> dict[str, str]:
         """Return what SLURM sets; the user's token of Ray is to be made anew."""
-        return {
+        return self.gate.env | {
             "SLURM_JOB_ID": str(self.number),
             "SLURM_JOB_NUM_NODES": "2",
             "SLURM_CPUS_ON_NODE": "1",
@@ -75,8 +80,18 @@ class Job:
 
     def wait_for_steps(self, count: int) -> None:
         """Return when the cell has reported so many steps."""
+        self.wait_until(
+            lambda: sum(log.read_text().count('"loss"') for log in self.logs()) >= count
+        )
+
+    def wait_until_stopping(self) -> None:
+        """Return when the driver has told its cells to save and end."""
+        self.wait_until(lambda: list(self.store.path.glob("stop-*")))
+
+    def wait_until(self, holds: Callable[[], object]) -> None:
+        """Return when something holds while the job goes on."""
         deadline = time.monotonic() + 400
-        while sum(log.read_text().count('"loss"') for log in self.logs()) < count:
+        while not holds():
             assert self.process.poll() is None, self.output.read_text()
             assert time.monotonic() < deadline, self.output.read_text()
             time.sleep(0.05)
@@ -88,7 +103,7 @@ class Job:
     def end(self) -> int:
         """Wait for the script, then for its Ray, and return the script's exit status."""
         status = self.process.wait(timeout=400)
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 400
         while self.ray_processes():
             assert time.monotonic() < deadline, self.ray_processes()
             time.sleep(0.1)
@@ -135,8 +150,8 @@ def start(tmp_path):
     """Return a function that starts a job; what is left of one at the end is stopped."""
     jobs = []
 
-    def started() -> Job:
-        jobs.append(Job(tmp_path))
+    def started(closed_after: int | None = None) -> Job:
+        jobs.append(Job(tmp_path, closed_after))
         return jobs[-1]
 
     yield started
@@ -148,9 +163,11 @@ def start(tmp_path):
 
 def test_a_preempted_job_saves_goes_back_to_the_queue_and_resumes(tmp_path, start):
     """SLURM's signal reaches the step with the workers, and not the script."""
-    job = start()
+    job = start(closed_after=1)
     job.wait_for_steps(1)
     os.kill(job.worker(), signal.SIGTERM)
+    job.wait_until_stopping()
+    job.gate.open()
     assert job.end() == 130, job.output.read_text()
     assert "2 of 2 nodes have joined Ray\n" in job.output.read_text()
     assert (tmp_path / "scontrol.log").read_text() == f"requeue {job.number}\n"

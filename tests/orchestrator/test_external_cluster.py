@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from launching import Gate
+from ports import free_ports
 
 from orchestrator.storage.store import CellState, Store
 
@@ -33,17 +35,29 @@ class RunningCluster:
 
     def job(self, *arguments: object, known: bool = True) -> subprocess.CompletedProcess[str]:
         """Run `ray job` with or without the token."""
-        return subprocess.run(
+        running = self.start_job(*arguments, known=known)
+        output, errors = running.communicate()
+        return subprocess.CompletedProcess(running.args, running.returncode, output, errors)
+
+    def start_job(self, *arguments: object, known: bool = True) -> subprocess.Popen[str]:
+        """Begin to run `ray job`."""
+        return subprocess.Popen(
             [RAY, "job", arguments[0], f"--address={self.dashboard}", *arguments[1:]],
             env=self.environment if known else os.environ | {"RAY_AUTH_MODE": "disabled"},
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            check=False,
         )
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory):
+def gate(tmp_path_factory):
+    """Return the gate of all cells on the cluster; it is open."""
+    return Gate(tmp_path_factory.mktemp("gate") / "gate")
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory, gate):
     """Return a Ray cluster of one node, started as an administrator would."""
     port, dashboard_port, agent_port = free_ports(3)
     folder = tmp_path_factory.mktemp("r")  # Short: Ray puts sockets below it.
@@ -56,7 +70,9 @@ def cluster(tmp_path_factory):
             f"--dashboard-agent-listen-port={agent_port}",
             f"--temp-dir={folder}",
         ],
-        env=environment | {"RAY_JOB_STOP_WAIT_TIME_S": "120", "RAY_USAGE_STATS_ENABLED": "0"},
+        env=environment
+        | gate.env
+        | {"RAY_JOB_STOP_WAIT_TIME_S": "120", "RAY_USAGE_STATS_ENABLED": "0"},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
@@ -65,14 +81,6 @@ def cluster(tmp_path_factory):
     yield RunningCluster(f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard_port}", environment)
     process.terminate()
     process.wait(timeout=60)
-
-
-def free_ports(count: int) -> list[int]:
-    servers = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [server.getsockname()[1] for server in servers]
-    for server in servers:
-        server.close()
-    return ports
 
 
 def wait_for(port: int) -> None:
@@ -85,13 +93,14 @@ def wait_for(port: int) -> None:
             time.sleep(0.1)
 
 
-@pytest.mark.parametrize("given", ["--address", "RAY_ADDRESS"])
-def test_a_given_cluster_is_used_and_left_running(tmp_path, cluster, given):
+def test_a_given_cluster_is_used_and_left_running(tmp_path, cluster):
+    """It is given by an option; in the next test by `RAY_ADDRESS`, as Ray gives it to its jobs."""
     command = [sys.executable, FULL_GRID, "--study", "smoke", "--storage", tmp_path]
     address = cluster.address
-    command += ["--only", "*topk*r0.5*", *(["--address", address] if given == "--address" else [])]
-    environment = cluster.environment | ({"RAY_ADDRESS": address} if given == "RAY_ADDRESS" else {})
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    command += ["--only", "*topk*r0.5*", "--address", address]
+    ended = subprocess.run(
+        command, env=cluster.environment, capture_output=True, text=True, check=False
+    )
     assert ended.returncode == 0, ended.stdout + ended.stderr
     first = ended.stdout.splitlines()[0]
     assert first == f"smoke: running on the Ray cluster at {address} (3 CPUs, 0 GPUs)"
@@ -108,16 +117,19 @@ def wait_until(holds: Callable[[], object], shown: Callable[[], object]) -> None
         time.sleep(0.1)
 
 
-def test_a_submitted_job_is_stopped_with_all_saved_and_goes_on_as_the_next_one(tmp_path, cluster):
+def test_a_submitted_job_is_stopped_with_all_saved_and_goes_on_as_the_next_one(
+    tmp_path, cluster, gate
+):
     """The docs' commands: submit, status, logs, stop; nobody without the token may submit."""
     study = ["--study", "smoke", "--storage", tmp_path, "--only", "*topk*r0.5*"]
-    slower = ["--set", "recipes.smoke.epochs=3", "--set", "recipes.smoke.checkpoint_minutes=1e-6"]
-    entrypoint = ["--", sys.executable, FULL_GRID, *study, *slower]
+    saving = ["--set", "recipes.smoke.checkpoint_minutes=1e-6"]
+    entrypoint = ["--", sys.executable, FULL_GRID, *study, *saving]
     refused = cluster.job("submit", "--no-wait", *entrypoint, known=False)
     assert refused.returncode != 0
     assert "authentication is enabled" in refused.stderr
     assert not (tmp_path / "smoke").exists()
 
+    gate.close(after=2)
     submitted = cluster.job("submit", "--no-wait", "--submission-id=first", *entrypoint)
     assert submitted.returncode == 0, submitted.stdout + submitted.stderr
     wait_until(
@@ -127,8 +139,13 @@ def test_a_submitted_job_is_stopped_with_all_saved_and_goes_on_as_the_next_one(t
         shown=lambda: cluster.job("logs", "first").stdout,
     )
     assert "RUNNING" in cluster.job("status", "first").stdout
-    stopped = cluster.job("stop", "first")
-    assert stopped.returncode == 0, stopped.stdout + stopped.stderr
+    stop = cluster.start_job("stop", "first")
+    wait_until(
+        lambda: list(tmp_path.glob("smoke/stop-*")), shown=lambda: cluster.job("logs", "first")
+    )
+    gate.open()
+    output, errors = stop.communicate()
+    assert stop.returncode == 0, output + errors
     assert "Job 'first' was stopped" in cluster.job("status", "first").stdout
     told = cluster.job("logs", "first").stdout
     assert "smoke: running on the Ray cluster at " in told

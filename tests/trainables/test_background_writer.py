@@ -71,7 +71,6 @@ def test_a_write_is_patient_and_tells(writer, words, tmp_path):
     writer.begin(lambda: patiently(operation, tmp_path))
     writer.wait()
     assert writer.written().bytes == 3
-    assert [line.split(",")[0] for line in words] == [
-        "waiting for the storage",
-        "the storage works again after 0 s",
-    ]
+    waiting, again = words
+    assert waiting.startswith("waiting for the storage, ")
+    assert again.startswith("the storage works again after ")

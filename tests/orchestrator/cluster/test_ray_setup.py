@@ -27,9 +27,10 @@ def live():
 
 @pytest.fixture
 def dead():
-    """Return an address at which nothing listens any more."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return "{}:{}".format(*server.getsockname())
+    """Return an address at which nothing listens, and that nobody else can take."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield "{}:{}".format(*bound.getsockname())
 
 
 def test_the_user_s_token_is_used_where_there_is_one(trace, live, tmp_path):

@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
-from launching import Launch
+from launching import Launch, layered
 
 from experiments.benchmarks.counting_path import CountingPath, reads
 from orchestrator.cluster.connection import connected
@@ -226,6 +226,7 @@ def test_a_process_that_dies_costs_nothing(study, compare, monkeypatch, tmp_path
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_a_killed_launch_compares_on(finished, tmp_path):
+    """It is killed while it waits for a storage that does not let it load one of the cells."""
     shutil.copytree(finished.store.path, tmp_path / "smoke")
     store = Store(tmp_path / "smoke")
     for folder in (store.tables, store.comparisons):
@@ -235,9 +236,14 @@ def test_a_killed_launch_compares_on(finished, tmp_path):
     from orchestrator.study import SHIPPED
 
     smoke = yaml.safe_load((SHIPPED / "smoke.yaml").read_text())
-    launch = Launch(tmp_path, stages="compare", study=smoke)
+    unreadable = tmp_path / "unreadable"
+    unreadable.write_text("EIO *-topk-tiny-r0.5-*")
+    room = {"RAY_OVERRIDE_RESOURCES": '{"CPU": 4}'}  # For others while one waits.
+    faults = layered(FAULT_READING=str(unreadable))
+    launch = Launch(tmp_path, stages="compare", study=smoke, env=faults | room)
     launch.wait_until(lambda: list(store.comparisons.glob("*.json")))
     launch.process.kill()
     launch.process.wait()
+    assert not store.tables.exists()
     Launch(tmp_path, stages="compare", study=smoke).end(0)
     assert tables(store) == tables(finished.store)

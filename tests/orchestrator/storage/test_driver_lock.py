@@ -125,13 +125,23 @@ def test_a_holder_that_lost_its_lease_is_told_by_whom(path):
 
 
 def test_of_two_that_begin_at_once_one_is_refused(path):
+    """Neither sees the other's record before it writes its own, nor checks it before both have."""
     refused, inside = [], []
-    first_in = threading.Barrier(2)
+    both_look, both_written = threading.Barrier(2, timeout=60), threading.Barrier(2, timeout=60)
+
+    class Rival(Lease):
+        def _wait_for_death(self, say):
+            super()._wait_for_death(say)
+            both_look.wait()
+
+        def _write(self):
+            super()._write()
+            if self._beat.number == 1:
+                both_written.wait()
 
     def begin():
-        first_in.wait()
         try:
-            with lease(path).held(ignore, never):
+            with Rival(path, 20.0, beat_seconds=0.2).held(ignore, never):
                 inside.append(len(inside))
                 all_tried.wait()
         except HeldError:

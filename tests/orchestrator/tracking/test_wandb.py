@@ -208,7 +208,7 @@ def test_a_server_that_does_not_answer_is_one_note(study, server, launched, note
         server.silent.set()
     started = time.monotonic()
     train_both(study, launched, WANDB_BASE_URL=url or server.url, WANDB_INIT_TIMEOUT="3")
-    assert time.monotonic() - started < wandb_tracker.PATIENCE
+    assert time.monotonic() - started < 90, "W&B's own patience"
     server.silent.clear()
     assert_kept_offline(study, server, notes, "deadline")
 
