@@ -70,13 +70,13 @@ def test_a_study_grows_shrinks_and_is_renamed(tmp_path, study, launch_study, mon
         return selection
 
     monkeypatch.setattr(run, "select", select_and_spoil)
-    first = launch_study(tmp_path, study=file)
+    first = launch_study(tmp_path, study=file, stages=["train", "evaluate"])
     assert first.status == 0, first.output
     before = trained_at(first.store)
     assert list(before) == [("deit", 1.0), ("topk", 0.5)]
     monkeypatch.undo()
 
-    second = launch_study(tmp_path, study=study(0.7))
+    second = launch_study(tmp_path, study=study(0.7), stages=["train", "evaluate", "compare"])
     assert second.status == 0, second.output
     after = trained_at(second.store)
     assert {key: after.pop(key) for key in before} == before

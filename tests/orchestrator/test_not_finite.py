@@ -120,7 +120,8 @@ def test_the_console_table_and_page_say_it(diverged, capsys, monkeypatch):
 @pytest.mark.slow
 def test_a_later_launch_is_as_gentle_and_retry_failed_begins_anew(diverged, launch_study):
     cell = cell_of(diverged, "tome")
-    again = {"study": str(diverged.storage / "diverging.yaml"), "only": [cell.id]}
+    file = str(diverged.storage / "diverging.yaml")
+    again = {"study": file, "only": [cell.id], "stages": ["train", "evaluate"]}
     gentlest = cell.attempts()[-1]["gentler"]
     assert launch_study(diverged.storage, **again).status == 1
     assert [attempt["gentler"] for attempt in cell.attempts()[3:]] == [gentlest]

@@ -61,7 +61,7 @@ def evaluate(store, cell, draw=0):
     stored.evaluations()[None].write(metrics, predictions, arrays)
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(scope="module")
 def ray():
     with connected(None, verbose=False):
         yield
@@ -78,7 +78,7 @@ def study(tmp_path):
 
 
 @pytest.fixture
-def compare(study, monkeypatch):
+def compare(study, ray, monkeypatch):
     """Return a function that compares the study, and returns the jobs that it did."""
     done = []
 
