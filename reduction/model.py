@@ -126,7 +126,9 @@ class ReducedVisionTransformer(VisionTransformer):
         if weights is not None and self.global_pool == "avg":
             first = 0 if self.pool_include_prefix else self.num_prefix_tokens
             pooled = weights[:, first:]
-            relative = pooled / pooled.mean(dim=1, keepdim=True)
+            # In training, no token at all may count: less than half of one is none.
+            average = pooled.mean(dim=1, keepdim=True).clamp(min=0.5 / pooled.shape[1])
+            relative = pooled / average
             x = torch.cat((x[:, :first], x[:, first:] * relative[..., None].to(x.dtype)), dim=1)
         return self.forward_head(x)
 

@@ -41,7 +41,9 @@ class DynamicViT(Stage):
         """
         local, shared = F.gelu(self.in_fc(self.in_norm(x))).tensor_split([x.shape[-1] // 2], dim=-1)
         weights = policy[..., None]
-        average = (weights * shared).sum(1, keepdim=True) / weights.sum(1, keepdim=True) + 1e-6
+        # In training, no token at all may be kept of a small image.
+        count = weights.sum(1, keepdim=True).clamp(min=1)
+        average = (weights * shared).sum(1, keepdim=True) / count + 1e-6
         hidden = torch.cat((local, average.to(local.dtype).expand_as(shared)), dim=-1)
         hidden = F.gelu(self.out_fc2(F.gelu(self.out_fc1(hidden))))
         return self.out_fc3(hidden).log_softmax(dim=-1)

@@ -41,6 +41,22 @@ def test_predictor(model, arrays, stage, kept):
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
 
 
+@pytest.mark.parametrize("pooling", [{}, {"global_pool": "avg", "class_token": False}])
+def test_an_image_of_which_nothing_is_kept_trains_on(make_host, small_images, monkeypatch, pooling):
+    """Its tokens attend to themselves and CLS; a mean over no token is 0, not 0 / 0."""
+    model = reduction.reduce(
+        make_host(**pooling), "dynamicvit", keep_rate=0.5, reduction_loc=(1, 2)
+    ).train()
+    decide, first = dynamicvit.straight_through, torch.zeros(len(small_images), 1, 1)
+    first[1:] = 1  # Of the first image every stage keeps nothing.
+    monkeypatch.setattr(dynamicvit, "straight_through", lambda logits: decide(logits) * first)
+    logits, trace = model.forward_with_trace(small_images)
+    assert not trace.decisions[1][0].any()
+    logits.sum().backward()
+    assert logits.isfinite().all()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
 def test_policy_attention(arrays):
     scores, policy = arrays["policy_attention/scores"], arrays["policy_attention/policy"][..., 0]
     expected = arrays["policy_attention/probs"]
