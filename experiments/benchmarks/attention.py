@@ -12,8 +12,9 @@ Writes `attention.json` and `attention.md` into the output folder and prints the
 import argparse
 import statistics
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from unittest import mock
 
@@ -41,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.manual_seed(0)
     print(line(Measurement.__annotations__), flush=True)
     rows = []
-    for row in (*single(options), whole(options)):
+    for row in chain(single(options), whole(options)):
         rows.append(asdict(row))
         print(line(rows[-1].values()), flush=True)
     write(options.out, "attention", rows, environment(options))
@@ -92,7 +93,7 @@ def single(options: argparse.Namespace) -> Iterator[Measurement]:
         yield compared(f"memory of {size}, over that with maps", kept(fused), kept(plain))
 
 
-def whole(options: argparse.Namespace) -> Measurement:
+def whole(options: argparse.Namespace) -> Iterator[Measurement]:
     """Compare the memory of a whole model's forward pass in training."""
     host = timm.create_model(options.host)
     size = host.patch_embed.img_size
@@ -104,12 +105,7 @@ def whole(options: argparse.Namespace) -> Measurement:
     fused = kept(partial(logits_of, model, images))
     what = f"memory of {options.host}, {len(images)} images, over that with maps"
     row = compared(what, fused, with_maps)
-    return Measurement(
-        measured=row.measured,
-        value=row.value,
-        target=row.target,
-        details=f"{row.details}; its host {plain_host / MIB:.1f} MiB",
-    )
+    yield replace(row, details=f"{row.details}; its host {plain_host / MIB:.1f} MiB")
 
 
 def logits_of(model: ReducedVisionTransformer, images: Tensor) -> Tensor:

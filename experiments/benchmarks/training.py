@@ -74,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(options.threads or torch.get_num_threads())
     bench, rows = Benchmark(options), []
     print(line(Measurement.__annotations__), flush=True)
-    for row in (bench.plain_host(), *bench.methods(), *bench.options(), *bench.evaluations()):
+    for row in bench.all():
         rows.append(asdict(row))
         print(line(rows[-1].values()), flush=True)
     write(options.out, "training", rows, environment(options))
@@ -119,6 +119,13 @@ class Benchmark:
             accumulation=1,
             ema_decay=0.999,
         )
+
+    def all(self) -> Iterator[Measurement]:
+        """Measure everything, one row after the other."""
+        yield self.plain_host()
+        yield from self.methods()
+        yield from self.options()
+        yield from self.evaluations()
 
     def plain_host(self) -> Measurement:
         """Compare the loop with timm's."""
