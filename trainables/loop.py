@@ -103,7 +103,7 @@ class Finetuning:
         self.ema = ModelEmaV3(self.model, decay=recipe.ema_decay) if recipe.ema_decay else None
         self.model.set_grad_checkpointing(recipe.grad_checkpointing)
         training_pass = TrainingPass(self.model)
-        self._compiling = Compiling.of(self.cell, self.model, "trains", self._note)
+        self._compiling = Compiling.of(self.cell, self.model, "trains", self._notes.append)
         self._compiling.add(training_pass)
         self._forward = self._ranks.parallel(
             training_pass, unused_parameters=leaves_out_parameters(self.model)
@@ -114,9 +114,6 @@ class Finetuning:
         self._scaler = torch.amp.GradScaler(self.device.type, enabled=scales)
         self._mixup = build_mixup(recipe, dataset.task, num_classes)
         self._objective = Objective(self.cell, dataset.task)
-
-    def _note(self, words: str) -> None:
-        self._notes.append(words)
 
     @property
     def finished(self) -> bool:
@@ -159,7 +156,8 @@ class Finetuning:
             self._spent["waited"] += stretch.waited
             ended = self.step % self._steps_per_epoch == 0
             improved = ended and self.evaluate()
-        notes, self._notes = self._notes, []
+        notes = list(self._notes)
+        self._notes.clear()
         return {
             **stretch.report(),
             "notes": notes,
@@ -356,7 +354,7 @@ class Finetuning:
     def _inference_passes(self) -> dict[str, InferencePass]:
         models = {"model": self.model} | ({"ema": self.ema.module} if self.ema else {})
         # Where training is not compiled, a line has said so.
-        compiling = Compiling("evaluates", self._note, on=self._compiling.on)
+        compiling = Compiling("evaluates", self._notes.append, on=self._compiling.on)
         return {name: InferencePass(model, compiling=compiling) for name, model in models.items()}
 
 

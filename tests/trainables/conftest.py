@@ -1,5 +1,6 @@
 """A cell small enough to train in a test, with every source of randomness in its recipe."""
 
+from multiprocessing import active_children
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,13 @@ REFERENCE = Path(__file__).parents[1] / "data" / "goldens"
 def reference():
     """Folder of the arrays made with the published study's own code."""
     return REFERENCE
+
+
+@pytest.fixture
+def own_processes():
+    """Return a function that tells which processes started by this test live."""
+    others = set(active_children())
+    return lambda: set(active_children()) - others
 
 
 @pytest.fixture(scope="session")

@@ -42,12 +42,12 @@ LONG = 1e6
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch) -> Iterator[SharedFolder]:
+def folder(tmp_path, monkeypatch, own_processes) -> Iterator[SharedFolder]:
     """Share below the test's own folder, for as long as it runs, and wait for others to the end."""
     monkeypatch.setattr(shared_folder, "MEMORY", tmp_path)
     monkeypatch.setattr(shared, "PATIENCE_SECONDS", LONG)
     yield SharedFolder(shared_folder.shared_folder())
-    for process in multiprocessing.active_children():  # Of a test that failed.
+    for process in own_processes():  # Of a test that failed.
         process.kill()
 
 

@@ -1,9 +1,11 @@
 """One cell's training: resuming bit for bit, accumulation, averaging, selection, failure."""
 
 import copy
+import gc
 import io
 import math
 import pickle
+import weakref
 
 import numpy as np
 import pytest
@@ -164,6 +166,22 @@ def test_a_seed_of_its_own_gives_other_weights(randomised_cell, straight, finetu
     train(other)
     name = "blocks.0.attn.qkv.weight"
     assert not torch.equal(other.state_dict()["model"][name], straight.state_dict()["model"][name])
+
+
+def test_a_training_that_is_let_go_is_gone_at_once(make_cell, finetune, own_processes):
+    """And with it its memory on a device and its processes: none waits for Python's collector."""
+    finetuning = finetune(make_cell(ema_decay=0.9, loader_workers=1))
+    finetuning.run(until=lambda: True)
+    finetuning.evaluate()
+    left = [weakref.ref(x) for x in (finetuning, finetuning.model, finetuning.ema)]
+    assert len(own_processes()) == 2
+    gc.disable()
+    try:
+        del finetuning
+        assert [reference() for reference in left] == [None] * 3
+        assert not own_processes()
+    finally:
+        gc.enable()
 
 
 def test_a_short_window_counts_its_own_batches(make_cell, finetune):

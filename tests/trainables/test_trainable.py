@@ -4,7 +4,6 @@ import errno
 import io
 import json
 import math
-import multiprocessing
 import os
 import pickle
 import threading
@@ -209,11 +208,13 @@ def test_states_are_saved_as_often_as_asked_for(make_cell, start, folder):
 
 
 @pytest.mark.parametrize("end", ["finish", "stop", "not finite"])
-def test_no_loader_process_outlives_a_trial(make_cell, start, folder, poison, tmp_path, end):
+def test_no_loader_process_outlives_a_trial(
+    make_cell, start, folder, poison, tmp_path, own_processes, end
+):
     poison(lambda finetuning: finetuning.step == 2 and end == "not finite")
     trial = start(make_cell(epochs=1, loader_workers=2, checkpoint_minutes=1e-9, clip_grad=0.1))
     assert trial.train()["step"] == 1
-    assert len(multiprocessing.active_children()) == 2
+    assert len(own_processes()) == 2
     if end == "stop":
         (tmp_path / "stop").touch()
         assert trial.train()["interrupted"]
@@ -222,7 +223,7 @@ def test_no_loader_process_outlives_a_trial(make_cell, start, folder, poison, tm
         assert trial.train()["attempt_ended"] == 1
     else:
         run(trial)
-    assert multiprocessing.active_children() == []
+    assert not own_processes()
 
 
 @pytest.mark.parametrize(("workers", "empty_head"), [(1, False), (3, True)])
