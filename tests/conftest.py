@@ -1,7 +1,6 @@
 """Places that a store can be in: a folder, and an object store served by a process of its own."""
 
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -9,7 +8,7 @@ import urllib.request
 from itertools import count
 
 import pytest
-from ports import free_ports
+from ports import free_ports, listens
 
 from trainables.store_path import ObjectPath, store_path
 
@@ -36,7 +35,7 @@ class S3Server:
             stderr=subprocess.DEVNULL,
         )
         deadline = time.monotonic() + 60
-        while not self._answers():
+        while not listens(self.port):
             assert self.process.poll() is None, "the S3 server did not start"
             assert time.monotonic() < deadline, "the S3 server does not answer"
             time.sleep(0.05)
@@ -47,10 +46,6 @@ class S3Server:
         """End it and wait for that."""
         self.process.kill()
         self.process.wait()
-
-    def _answers(self) -> bool:
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", self.port)) == 0
 
 
 @pytest.fixture(scope="session")

@@ -19,3 +19,9 @@ def free_ports(count: int) -> list[int]:
         with suppress(OSError), socket.create_server(("127.0.0.1", port)):
             found.add(port)
     return list(found)
+
+
+def listens(port: int) -> bool:
+    """Return whether something listens at a port of this machine."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0

@@ -1,17 +1,15 @@
 """A study on a Ray cluster that was there before it and stays after it."""
 
 import os
-import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from launching import Gate
-from ports import free_ports
+from launching import Gate, wait_until
+from local_cluster import Node
+from ports import free_ports, listens
 
 from orchestrator.storage.store import CellState, Store
 
@@ -61,36 +59,28 @@ def cluster(tmp_path_factory, gate):
     """Return a Ray cluster of one node, started as an administrator would."""
     port, dashboard_port, agent_port = free_ports(3)
     folder = tmp_path_factory.mktemp("r")  # Short: Ray puts sockets below it.
-    command = [RAY, "start", "--head", "--block", f"--port={port}", "--num-cpus=3"]
-    environment = os.environ | {"RAY_AUTH_TOKEN": TOKEN, "RAY_AUTH_MODE": "token"}
-    process = subprocess.Popen(
-        [
-            *command,
-            f"--dashboard-port={dashboard_port}",
-            f"--dashboard-agent-listen-port={agent_port}",
-            f"--temp-dir={folder}",
-        ],
-        env=environment
-        | gate.env
-        | {"RAY_JOB_STOP_WAIT_TIME_S": "120", "RAY_USAGE_STATS_ENABLED": "0"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+    token = {"RAY_AUTH_TOKEN": TOKEN, "RAY_AUTH_MODE": "token"}
+    head = Node(
+        folder,
+        "--head",
+        f"--port={port}",
+        f"--dashboard-port={dashboard_port}",
+        f"--dashboard-agent-listen-port={agent_port}",
+        f"--temp-dir={folder}",
+        cpus=3,
+        gpus=0,
+        env=token | gate.env | {"RAY_JOB_STOP_WAIT_TIME_S": "120"},
     )
-    for each in (port, dashboard_port, agent_port):
-        wait_for(each)
-    yield RunningCluster(f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard_port}", environment)
-    process.terminate()
-    process.wait(timeout=60)
-
-
-def wait_for(port: int) -> None:
-    deadline = time.monotonic() + 400
-    while True:
-        try:
-            return socket.create_connection(("127.0.0.1", port), timeout=1).close()
-        except OSError:
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+    try:
+        wait_until(
+            lambda: head.is_up and listens(dashboard_port) and listens(agent_port),
+            head.output.read_text,
+        )
+        yield RunningCluster(
+            f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard_port}", os.environ | token
+        )
+    finally:
+        head.kill()
 
 
 def test_a_given_cluster_is_used_and_left_running(tmp_path, cluster):
@@ -107,14 +97,7 @@ def test_a_given_cluster_is_used_and_left_running(tmp_path, cluster):
     store = Store(tmp_path / "smoke")
     (done,) = [cell for cell in store.cell_ids() if "topk-tiny-r0.5" in cell]
     assert store.cell(done).state() is CellState.DONE
-    wait_for(int(address.rpartition(":")[2]))
-
-
-def wait_until(holds: Callable[[], object], shown: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 400
-    while not holds():
-        assert time.monotonic() < deadline, shown()
-        time.sleep(0.1)
+    assert listens(int(address.rpartition(":")[2]))
 
 
 def test_a_submitted_job_is_stopped_with_all_saved_and_goes_on_as_the_next_one(
@@ -136,12 +119,12 @@ def test_a_submitted_job_is_stopped_with_all_saved_and_goes_on_as_the_next_one(
         lambda: any(
             '"loss"' in log.read_text() for log in tmp_path.glob("smoke/cells/*/log.jsonl")
         ),
-        shown=lambda: cluster.job("logs", "first").stdout,
+        lambda: cluster.job("logs", "first").stdout,
     )
     assert "RUNNING" in cluster.job("status", "first").stdout
     stop = cluster.start_job("stop", "first")
     wait_until(
-        lambda: list(tmp_path.glob("smoke/stop-*")), shown=lambda: cluster.job("logs", "first")
+        lambda: list(tmp_path.glob("smoke/stop-*")), lambda: cluster.job("logs", "first").stdout
     )
     gate.open()
     output, errors = stop.communicate()
