@@ -272,8 +272,19 @@ def _object_path(uri: str) -> ObjectPath:
 
 
 def _read(filesystem: FileSystem, place: str) -> bytes:
-    with filesystem.open_input_stream(place) as stream:
-        return bytes(stream.read())
+    """Read a file whole.
+
+    Its length and its content are two requests. Where somebody replaces it between them, pyarrow
+    cuts the new content to the old length, or fills it up with zeros: then it is read again.
+    """
+    stream = filesystem.open_input_stream(place)
+    while True:
+        with stream:
+            version, data = stream.metadata(), bytes(stream.read())
+        stream = filesystem.open_input_stream(place)
+        if stream.metadata() == version:
+            stream.close()
+            return data
 
 
 def _write(data: Content, filesystem: FileSystem, place: str) -> int:

@@ -1,6 +1,7 @@
 """Files of a folder and of an object store, which the store uses alike."""
 
 import pickle
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from trainables.files import (
     write_atomic,
     write_sealed_json,
 )
-from trainables.store_path import ObjectPath, _opened, store_path
+from trainables.store_path import ObjectPath, _opened, _read, store_path
 
 BIG = bytes(range(256)) * 50_000
 """More than one part of an upload."""
@@ -53,6 +54,25 @@ def test_an_upload_that_fails_leaves_what_was_there(s3_server, s3_folder, monkey
         write_atomic(path, 2 * BIG)
         assert path.read_bytes() == 2 * BIG
     _opened.cache_clear()
+
+
+@pytest.mark.parametrize("new", [b"longer than before", b"short"])
+def test_a_file_that_is_replaced_while_it_is_read_is_read_whole(s3_folder, new):
+    """After its length was asked for, and before its content is."""
+    path, contents = s3_folder / "file", iter([b"the third", new])
+
+    class Replacing:
+        def __init__(self, filesystem):
+            self._filesystem = filesystem
+
+        def open_input_stream(self, place):
+            stream = self._filesystem.open_input_stream(place)
+            with suppress(StopIteration):
+                write_atomic(path, next(contents))
+            return stream
+
+    write_atomic(path, b"the first")
+    assert path._ask(lambda filesystem, place: _read(Replacing(filesystem), place)) == new
 
 
 def test_a_missing_file_is_missing(store_folder):
