@@ -97,18 +97,22 @@ class Lease:
             self._release()
 
     def _wait_for_death(self, say: Callable[[str], None]) -> None:
-        """Watch the record of another holder until it changes, is gone or is old enough."""
-        before = Beat.read(self._path)
-        if before is None:
+        """Watch the record of another holder until it changes, is gone or is old enough.
+
+        A record that says nothing of use may be one that is just being written.
+        """
+        if not self._path.exists():
             return
-        say(f"{before.holder} has run this study; waiting {self._seconds:g} s for a sign of life")
+        before = Beat.read(self._path)
+        holder = before.holder if before else "somebody"
+        say(f"{holder} has run this study; waiting {self._seconds:g} s for a sign of life")
         deadline = time.monotonic() + self._seconds
         while time.monotonic() < deadline:
             self._ended.wait(self._beat_seconds / 5)
-            now = Beat.read(self._path)
-            if now is None:
+            if not self._path.exists():
                 return
-            if now != before:
+            now = Beat.read(self._path)
+            if now and now != before:
                 raise HeldError(now.holder)
 
     def _write(self) -> None:

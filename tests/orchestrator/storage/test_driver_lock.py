@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import threading
+from itertools import count
 
 import pytest
 
@@ -13,6 +14,8 @@ from orchestrator.errors import UserError
 from orchestrator.storage.driver_lock import driver_of, driving
 from orchestrator.storage.lease import HeldError, Lease
 from trainables.files import write_atomic
+
+OTHER = {"holder": "process 2 on other", "token": "y", "number": 1, "time": 0.0}
 
 
 def ignore(words):
@@ -62,7 +65,7 @@ def test_a_file_system_without_locks_gets_a_lease(tmp_path, monkeypatch):
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    monkeypatch.setattr("orchestrator.storage.lease.BEAT_SECONDS", 0.05)
+    monkeypatch.setattr("orchestrator.storage.driver_lock.Lease", lease)
     with driving(tmp_path, ignore, never):
         assert driver_of(tmp_path) == f"process {os.getpid()} on {os.uname().nodename}"
         with (
@@ -109,6 +112,30 @@ def test_the_lease_of_a_dead_driver_is_taken_over(path):
         assert record(path)["holder"] != dead["holder"]
 
 
+@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize("torn", [b"", b'{"holder": "process'])
+def test_a_record_that_is_being_written_is_no_dead_drivers(path, monkeypatch, first, torn):
+    """Every second look finds half a record."""
+    looks = count(first)
+
+    def read(self):
+        number = next(looks)
+        return json.dumps(OTHER | {"number": number}).encode() if number % 2 else torn
+
+    write_atomic(path, b"the other's")
+    with monkeypatch.context() as patched:
+        patched.setattr(type(path), "read_bytes", read)
+        with pytest.raises(HeldError, match=OTHER["holder"]), lease(path).held(ignore, never):
+            pass
+    assert path.read_bytes() == b"the other's"
+
+
+def test_what_is_no_record_is_taken_over_in_time(path):
+    write_atomic(path, b"no record")
+    with lease(path, seconds=0.5).held(ignore, never):
+        assert record(path)["holder"] == f"process {os.getpid()} on {os.uname().nodename}"
+
+
 def test_a_holder_that_lost_its_lease_is_told_by_whom(path):
     lost, holders = threading.Event(), []
 
@@ -117,11 +144,10 @@ def test_a_holder_that_lost_its_lease_is_told_by_whom(path):
         lost.set()
 
     with lease(path).held(ignore, note):
-        other = {"holder": "process 2 on other", "token": "y", "number": 1, "time": 0.0}
-        write_atomic(path, json.dumps(other).encode())
+        write_atomic(path, json.dumps(OTHER).encode())
         assert lost.wait(60)
-    assert holders == ["process 2 on other"]
-    assert record(path) == other, "what is another's is left to it"
+    assert holders == [OTHER["holder"]]
+    assert record(path) == OTHER, "what is another's is left to it"
 
 
 def test_of_two_that_begin_at_once_one_is_refused(path):
