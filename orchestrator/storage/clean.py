@@ -85,6 +85,8 @@ def _distinct(removals: Iterable[Removal]) -> Iterator[Removal]:
 
 def _table(plan: list[Removal]) -> Table:
     table = Table(box=None, pad_edge=False, show_header=False)
+    for _ in range(3):
+        table.add_column(overflow="fold")
     for removal in plan[:ROWS_SHOWN]:
         amount = f"{len(removal.files)} files, {decimal(removal.frees)}"
         table.add_row(removal.what, removal.reason, amount)

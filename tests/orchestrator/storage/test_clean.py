@@ -27,7 +27,7 @@ def cell_of(seed):
 @pytest.fixture
 def clean(store, capsys, monkeypatch):
     """Return a function that cleans the study and returns the status and the lines it printed."""
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("COLUMNS", "1000")
     monkeypatch.setenv("TOKENSWEEP_CACHE", str(store.path.parent / "cache"))
 
     def clean(*options):
@@ -67,6 +67,15 @@ def test_failed_cells_begin_anew(store, stored, clean):
     assert re.fullmatch(r"removed 6 files, which frees \d+ bytes", lines[-1])
     assert store.cell(failed.id).state() is CellState.PENDING
     assert clean("--failed", "--yes") == (0, ["nothing to remove"])
+
+
+def test_a_narrow_terminal_cuts_no_name(store, clean, monkeypatch):
+    spoil(store.cell(CELL.id))
+    monkeypatch.setenv("COLUMNS", "40")
+    _, lines = clean("--failed", "--yes")
+    first_column = [line.split("  ")[0] for line in lines[:-1]]
+    assert "".join(first_column) == CELL.id
+    assert len(first_column) > 1
 
 
 def test_a_failed_evaluation_costs_no_training(store, stored, clean):

@@ -32,7 +32,7 @@ def store(s3_folder):
 @pytest.fixture
 def call(store, capsys, monkeypatch):
     """Return a function that runs a command on the study; it returns status and lines."""
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("COLUMNS", "1000")
     monkeypatch.setenv("TOKENSWEEP_CACHE", "/nowhere")
     monkeypatch.setattr(lease, "this_process", lambda: "a test")
     held = lease.Lease
