@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 INSTALLED := $(VENV)/.installed
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -20,13 +21,13 @@ study: $(INSTALLED)
 	@$(BIN)/python experiments/full_grid.py $(ARGS)
 
 test: $(INSTALLED)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow' $(ARGS)
+	@$(PYTEST) -m 'not slow' $(ARGS)
 
 soak: $(INSTALLED)
 	@OMP_NUM_THREADS=1 $(BIN)/python tests/soak.py
 
 test-slow: $(INSTALLED)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow $(ARGS)
+	@$(PYTEST) -m slow $(ARGS)
 
 bench: $(INSTALLED)
 	@PYTHONSAFEPATH=1 PYTHONPATH=. OMP_NUM_THREADS=1 $(BIN)/python experiments/benchmarks/suite.py $(ARGS)
