@@ -25,6 +25,8 @@ from launching import (
 from ports import free_ports
 
 RAY = Path(sys.executable).with_name("ray")
+PATIENT = {"RAY_raylet_start_wait_time_s": str(int(PATIENCE))}
+"""How Ray is told to wait as long for its parts as these tests do."""
 OBJECT_STORE_BYTES = 80 * 2**20
 """Little more than the least that Ray accepts."""
 
@@ -108,7 +110,7 @@ class LocalCluster:
         self._env = {
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": secrets.token_hex(32),
-            "RAY_raylet_start_wait_time_s": str(int(PATIENCE)),
+            **PATIENT,
             **(env or {}),
         }
         self._port, self._dashboard_port = free_ports(2)

@@ -3,12 +3,13 @@
 import os
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from launching import Gate, wait_until
-from local_cluster import Node
+from local_cluster import PATIENT, Node
 from ports import free_ports, listens
 
 from orchestrator.storage.store import CellState, Store
@@ -55,21 +56,27 @@ def gate(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory, gate):
+def short_folder():
+    """Return a folder whose path is short: Ray puts sockets below it."""
+    with tempfile.TemporaryDirectory(prefix="r", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+@pytest.fixture(scope="module")
+def cluster(short_folder, gate):
     """Return a Ray cluster of one node, started as an administrator would."""
     port, dashboard_port, agent_port = free_ports(3)
-    folder = tmp_path_factory.mktemp("r")  # Short: Ray puts sockets below it.
     token = {"RAY_AUTH_TOKEN": TOKEN, "RAY_AUTH_MODE": "token"}
     head = Node(
-        folder,
+        short_folder,
         "--head",
         f"--port={port}",
         f"--dashboard-port={dashboard_port}",
         f"--dashboard-agent-listen-port={agent_port}",
-        f"--temp-dir={folder}",
+        f"--temp-dir={short_folder}",
         cpus=3,
         gpus=0,
-        env=token | gate.env | {"RAY_JOB_STOP_WAIT_TIME_S": "120"},
+        env=PATIENT | token | gate.env | {"RAY_JOB_STOP_WAIT_TIME_S": "120"},
     )
     try:
         wait_until(
