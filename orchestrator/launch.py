@@ -30,7 +30,7 @@ from orchestrator.training.expected import expected
 from orchestrator.training.stage import TEACHER_FAILED, Training
 from orchestrator.watching.metrics import StudyMetrics
 from orchestrator.watching.progress import Progress, Sink
-from orchestrator.watching.status import Activity, keep_status
+from orchestrator.watching.status import Activity
 from orchestrator.work import Work, stored_cells
 from trainables.files import write_atomic
 
@@ -38,7 +38,6 @@ CPUS_PER_EVALUATION = 4
 """One more evaluation runs at once for so many CPUs: its process costs seconds to start."""
 TASK_RETRIES = 5
 """How often an evaluation is repeated whose process dies, alone or with its node."""
-STATUS_SECONDS = 15.0
 METRICS_SECONDS = 5.0
 """Ray forgets what it was not told for 20 s."""
 TOKEN_HINT = "(if it asks for a token: ray get-auth-token)"  # noqa: S105 - It is none.
@@ -106,21 +105,16 @@ class Launch:
 
     @contextmanager
     def _watched(self) -> Iterator[None]:
-        """Let the progress know the cluster, and the store and Prometheus the progress."""
+        """Let the progress know the cluster, and Prometheus the progress."""
         nodes = self.progress.cluster = Nodes()
         for cell in self.selection.selected:
             if changes := self._stored(cell.id).gentler():
                 self.progress.train_gentler(cell.id, changes)
-        keep = partial(keep_status, self.selection.store)
-        self.progress.sinks = [
-            Sink("the status", keep, STATUS_SECONDS),
-            Sink("metrics", StudyMetrics(), METRICS_SECONDS),
-        ]
-        try:
-            yield
-        finally:
-            self.progress.cluster = nodes.last
-            self.progress.close_sinks()
+        with self.progress.telling(Sink("metrics", StudyMetrics(), METRICS_SECONDS)):
+            try:
+                yield
+            finally:
+                self.progress.cluster = nodes.last
 
     def _reserved(self) -> dict[str, Reserved]:
         """Return what each cell reserves, by id; calibrate where that is left to a calibration."""

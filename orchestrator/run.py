@@ -16,11 +16,13 @@ from orchestrator.storage.repairing import repair_cells
 from orchestrator.storage.store import CellState
 from orchestrator.storage.taking_over import left_for_this_study, take_over_cells
 from orchestrator.storage.verified import Verified
-from orchestrator.watching.progress import Progress
+from orchestrator.watching.progress import Progress, Sink
+from orchestrator.watching.status import keep_status
 from orchestrator.work import left_to_do, refresh_report
 from trainables.patience import patience
 
 ALL_DONE, SOME_FAILED, INTERRUPTED = 0, 1, 130
+STATUS_SECONDS = 15.0
 
 
 def run_study(options: Options, console: Console) -> int:
@@ -76,16 +78,19 @@ def _do_stages(
     """Do what is left; tell whether the comparisons, if any, succeeded."""
     compared = True
     work = left_to_do(selection, options, progress.note)
-    if work:
-        address = prepare_ray(options.address)
-        from orchestrator.launch import Launch  # Imports Ray, which a finished study needs not.
+    # Where nothing is left to do, the status of the last launch that did something stays.
+    kept = Sink("the status", partial(keep_status, selection.store), STATUS_SECONDS)
+    with progress.telling(*[kept] if work else []):
+        if work:
+            address = prepare_ray(options.address)
+            from orchestrator.launch import Launch  # Imports Ray, which a finished study needs not.
 
-        launch = Launch(selection, options, work, forecast, interrupts, progress, verified)
-        compared = launch.go(address)
-    if "report" in options.stages and not interrupts.requested:
-        refresh_report(
-            selection, options.data, progress.note, progress.draw, lambda: interrupts.requested
-        )
+            launch = Launch(selection, options, work, forecast, interrupts, progress, verified)
+            compared = launch.go(address)
+        if "report" in options.stages and not interrupts.requested:
+            refresh_report(
+                selection, options.data, progress.note, progress.draw, lambda: interrupts.requested
+            )
     return compared
 
 

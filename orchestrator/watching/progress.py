@@ -2,7 +2,8 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -106,7 +107,7 @@ class Progress:
         self._gentler: dict[str, CellReason] = {}
         self._launch = LaunchFacts(began=time.time(), seconds=0.0)
         self._started = time.monotonic()
-        self.sinks: list[Sink] = []
+        self._sinks: list[Sink] = []
         self._trackers: list[Tracker] = []
         self._comparing: tuple[int, int] | None = None
         self._drawing: tuple[str, int, int] | None = None
@@ -220,7 +221,7 @@ class Progress:
         if self._screen.due:
             self._screen.show(self.status())
         now = time.monotonic()
-        self._publish([sink for sink in self.sinks if now >= sink.due])
+        self._publish([sink for sink in self._sinks if now >= sink.due])
 
     def status(self) -> Status:
         """Return how things stand."""
@@ -243,10 +244,18 @@ class Progress:
             gentler=tuple(self._gentler.values()),
         )
 
-    def close_sinks(self) -> None:
-        """Tell all sinks how things stand in the end, and let go of them."""
-        self._publish(self.sinks)
-        self.sinks = []
+    @contextmanager
+    def telling(self, *sinks: Sink) -> Iterator[None]:
+        """Tell sinks how things stand for the duration of the context, and as it ends.
+
+        Where nothing has begun within it, there is nothing to tell.
+        """
+        self._sinks += sinks
+        try:
+            yield
+        finally:
+            self._publish([sink for sink in sinks if sink.due])
+            self._sinks = [sink for sink in self._sinks if sink not in sinks]
 
     def _publish(self, sinks: Sequence[Sink]) -> None:
         if not sinks:

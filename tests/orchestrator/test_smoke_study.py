@@ -16,8 +16,8 @@ from orchestrator.results.samples import read_samples
 from orchestrator.results.tables import TABLES
 from orchestrator.storage import disk_need
 from orchestrator.storage.store import CellState, Store
-
-pytestmark = pytest.mark.timeout(300)
+from orchestrator.watching.progress import Progress
+from orchestrator.watching.status import last_status
 
 METHODS = ["deit", "tome", "tome", "topk", "topk"]
 
@@ -181,8 +181,23 @@ def test_the_page_can_be_made_again_from_the_store(finished, capsys):
     assert capsys.readouterr().out == f"report: {finished.store.report}\n"
 
 
-def test_the_page_follows_the_tables(finished, capsys):
+def drawing_told_by(store, monkeypatch):
+    """Return a list that gets what the status says at each step of drawing, as others see it."""
+    told, draw = [], Progress.draw
+
+    def drawn(self, *how_far):
+        draw(self, *how_far)
+        told.append(last_status(store).drawing)
+
+    monkeypatch.setattr(Progress, "draw", drawn)
+    monkeypatch.setattr("orchestrator.run.STATUS_SECONDS", 0.0)
+    monkeypatch.setattr("orchestrator.watching.progress.SINK_SHARE", 1.0)  # At each step.
+    return told
+
+
+def test_the_page_follows_the_tables(finished, monkeypatch):
     page = finished.store.report.read_bytes()
+    told = drawing_told_by(finished.store, monkeypatch)
     for path in finished.store.tables.iterdir():
         path.unlink()
     arguments = ["run", "--study", "smoke", "--storage", str(finished.storage)]
@@ -191,6 +206,9 @@ def test_the_page_follows_the_tables(finished, capsys):
             main([*arguments, "--stages", stages])
         assert ended.value.code == 0
         assert (finished.store.report.read_bytes() == page) is ("compare" in stages)
+    *_, last_but_one, last = told
+    what, done, of = last_but_one
+    assert (what, done + 1, last) == ("drawing figures", of, None)
 
 
 def test_a_rate_added_later_is_all_that_is_evaluated(finished, tmp_path, capsys, monkeypatch):

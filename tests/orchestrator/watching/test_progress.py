@@ -5,6 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
+from orchestrator.errors import UserError
 from orchestrator.storage.store import CellState
 from orchestrator.watching import progress as module
 from orchestrator.watching import status_view
@@ -246,16 +247,28 @@ def test_every_sink_is_told_at_its_own_pace_and_a_slow_one_less_often(clock):
     def fast(status):
         told["fast"].append(clock.now)
 
-    progress.sinks = [Sink("fast", fast, 5.0), Sink("slow", slow, 15.0)]
-    for _ in range(400):
+    with progress.telling(Sink("slow", slow, 15.0)):
+        with progress.telling(Sink("fast", fast, 5.0)):
+            for _ in range(400):
+                progress.tick()
+                clock.now += 1.0
+            # 1 s of publishing is paid for by 200 s without.
+            assert told["slow"] == [1000.0, 1200.0, 1400.0]
+            assert len(told["fast"]) == pytest.approx(400 / 5, abs=2)
+        known = len(told["fast"])
+        clock.now += 200.0
         progress.tick()
-        clock.now += 1.0
-    # 1 s of publishing is paid for by 200 s without.
-    assert told["slow"] == [1000.0, 1200.0, 1400.0]
-    assert len(told["fast"]) == pytest.approx(400 / 5, abs=2)
-    progress.close_sinks()
+        assert (len(told["slow"]), len(told["fast"])) == (4, known)
     progress.tick()
-    assert len(told["slow"]) == 4
+    assert len(told["slow"]) == 5
+
+
+def test_a_launch_that_never_begins_tells_nothing(clock):
+    progress, _ = make({"a": CellState.PENDING})
+    told = []
+    with pytest.raises(UserError), progress.telling(Sink("the status", told.append, 15.0)):
+        raise UserError("there is no such cluster")
+    assert told == []
 
 
 def test_a_sink_that_fails_is_complained_of_once_and_harms_nobody(clock):
@@ -265,9 +278,9 @@ def test_a_sink_that_fails_is_complained_of_once_and_harms_nobody(clock):
     def fail(status):
         raise OSError("disk full")
 
-    progress.sinks = [Sink("metrics", fail, 5.0), Sink("the rest", told.append, 5.0)]
-    for _ in range(3):
-        progress.tick()
-        clock.now += 10.0
+    with progress.telling(Sink("metrics", fail, 5.0), Sink("the rest", told.append, 5.0)):
+        for _ in range(2):
+            progress.tick()
+            clock.now += 10.0
     assert printed.getvalue() == "cannot publish metrics: OSError: disk full\n"
     assert len(told) == 3
