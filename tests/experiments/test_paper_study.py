@@ -18,7 +18,7 @@ from timm.models import save_for_hf
 
 from orchestrator.storage.store import CellState, Store
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 CLASSES = 4

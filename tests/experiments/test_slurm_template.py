@@ -15,7 +15,7 @@ from launching import Gate
 
 from orchestrator.storage.store import CellState, Store
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "experiments" / "clusters" / "slurm.sbatch"

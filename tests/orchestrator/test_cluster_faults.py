@@ -13,7 +13,7 @@ from local_cluster import LocalCluster
 from orchestrator.storage.store import Store
 from orchestrator.study import SHIPPED
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+pytestmark = pytest.mark.slow
 
 SECONDS_TO_END_WITHOUT_HEAD = 300
 """About 45 on a quiet machine; Ray alone would take 60 and say nothing."""

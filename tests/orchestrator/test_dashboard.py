@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from orchestrator.watching.listing import read_status
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(590)]
+pytestmark = pytest.mark.slow
 
 CELLS = "*-topk-*"
 TOKEN = "0123456789abcdef" * 4

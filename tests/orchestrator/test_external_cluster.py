@@ -14,7 +14,7 @@ from ports import free_ports, listens
 
 from orchestrator.storage.store import CellState, Store
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+pytestmark = pytest.mark.slow
 
 FULL_GRID = Path(__file__).parents[2] / "experiments" / "full_grid.py"
 RAY = Path(sys.executable).with_name("ray")

@@ -20,7 +20,7 @@ from launching import (
 
 from orchestrator.storage.store import CellState
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+pytestmark = pytest.mark.slow
 
 DISTILLING = {
     "name": "distilling",

@@ -13,8 +13,6 @@ from orchestrator.launch import Launch
 from orchestrator.selection import Options, select
 from orchestrator.training.stage import Training
 
-pytestmark = pytest.mark.timeout(300)
-
 RECIPE = {
     "host": "digits_{capacity}_patch4_32",
     "image_size": 32,

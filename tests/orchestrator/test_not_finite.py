@@ -10,8 +10,6 @@ from orchestrator.cli import main
 from orchestrator.storage.store import CellState
 from orchestrator.watching.status import last_status
 
-pytestmark = pytest.mark.timeout(300)
-
 STUDY = {
     "name": "diverging",
     "defaults": {"dataset": ["digits"], "capacity": ["tiny"], "reduction_loc": [3, 6, 9]},

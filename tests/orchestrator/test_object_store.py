@@ -11,7 +11,7 @@ import pytest
 
 from orchestrator.storage.store import CellState, Store
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 

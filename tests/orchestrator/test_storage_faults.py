@@ -9,7 +9,7 @@ from launching import Launch, assert_resumed, assert_tidy, layered
 from orchestrator.storage.lease import Lease
 from orchestrator.storage.store import Store
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+pytestmark = pytest.mark.slow
 
 TRAINER = "default_worker.py"
 """What processes that train run."""

@@ -9,8 +9,6 @@ from orchestrator.selection import Options, select, with_teachers
 from orchestrator.storage.store import CellState, waits_for
 from trainables.files import write_atomic
 
-pytestmark = pytest.mark.timeout(300)
-
 GRID = {"dataset": ["digits"], "capacity": ["tiny"], "method": ["dynamicvit"], "keep_rate": [0.5]}
 SETTINGS = (f"grids={yaml.safe_dump([GRID])}", "recipes.smoke.distillation=dynamicvit")
 STUDENT = "*-dynamicvit-*"

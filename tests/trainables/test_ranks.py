@@ -12,10 +12,7 @@ import pytest
 import torch
 from torch.distributed import TCPStore
 
-pytestmark = [
-    pytest.mark.timeout(300),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning:torch"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
 
 EVERYTHING_ON = {
     "batch_size": 18,

@@ -214,7 +214,6 @@ def test_importing_joins_a_study_that_is_there(add_run, import_project, tmp_path
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_imported_cells_are_evaluated_compared_and_shown(add_run, import_project, s3_folder):
     study = s3_folder / "published"
     add_run("topk-half", accuracy=91.0)

@@ -132,7 +132,6 @@ def test_kinds_are_what_changes_memory(cells):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_a_study_measures_its_cells_and_says_so(tmp_path, monkeypatch, launch_study, capsys):
     monkeypatch.setenv("TOKENSWEEP_DEVICE", "cpu")
     monkeypatch.setenv("COLUMNS", "250")

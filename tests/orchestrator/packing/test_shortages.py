@@ -165,7 +165,6 @@ class Starved(FinetuneTrainable):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_cells_out_of_memory_go_on_with_a_larger_share_of_a_gpu(
     tmp_path, monkeypatch, launch_study
 ):

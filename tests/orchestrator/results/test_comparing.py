@@ -224,7 +224,6 @@ def test_a_process_that_dies_costs_nothing(study, compare, monkeypatch, tmp_path
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
 def test_a_killed_launch_compares_on(finished, tmp_path):
     """It is killed while it waits for a storage that does not let it load one of the cells."""
     shutil.copytree(finished.store.path, tmp_path / "smoke")

@@ -21,8 +21,6 @@ from orchestrator.watching.status import (
     TimeLeft,
 )
 
-pytestmark = pytest.mark.timeout(300)
-
 GRAFANA = Path(__file__).parents[3] / "experiments" / "clusters" / "grafana" / "tokensweep.json"
 STATUS = Status(
     study="metrics-test",
