@@ -8,10 +8,9 @@ given maps is NaN; `compare_maps` gives the reason.
 from functools import cache
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import stats
 
-Floats = NDArray[np.float64]
+from analysis.aliases import Floats
 
 METRICS = ("kl_ab", "kl_ba", "jsd", "jsd_paper", "pcc", "scc", "emd", "sim")
 

@@ -8,7 +8,7 @@ from typing import Any, cast
 import numpy as np
 import pandas as pd
 
-Row = dict[str, Any]
+from analysis.aliases import Row
 
 BASELINE = "baseline"
 MISSING = "--"
@@ -38,20 +38,16 @@ def as_latex(frame: pd.DataFrame) -> str:
     Numbers have four significant digits.
     """
     numeric = [pd.api.types.is_numeric_dtype(frame[name]) for name in frame.columns]
-    alignment = "".join("r" if is_number else "l" for is_number in numeric)
-    body = [_line(map(_value, row)) for row in frame.itertuples(index=False, name=None)]
-    return _joined(
-        PACKAGES,
-        rf"\begin{{longtable}}{{{alignment}}}",
-        r"\toprule",
-        _line(map(escape, frame.columns)),
-        r"\midrule",
-        r"\endhead",
-        r"\bottomrule",
-        r"\endfoot",
-        *body,
-        r"\end{longtable}",
+    styler = (
+        frame.style.format(_value)
+        .format_index(lambda name: escape(str(name)), axis="columns")
+        .hide(axis="index")
     )
+    alignment = "".join("r" if is_number else "l" for is_number in numeric)
+    text = styler.to_latex(environment="longtable", hrules=True, column_format=alignment)
+    # pandas counts a row's cells for the foot, and finds none in a table without rows.
+    text = text.replace(r"\multicolumn{0}", rf"\multicolumn{{{len(frame.columns)}}}")
+    return f"{PACKAGES}\n{text}"
 
 
 def accuracy_tables(seeds: pd.DataFrame, study: str) -> dict[str, str]:
@@ -99,7 +95,7 @@ def _accuracy_table(rows: pd.DataFrame, study: str, dataset: str, capacity: str)
         r"\toprule",
         rf" & \multicolumn{{{span}}}{{c}}{{Keep rate}} \\",
         rf"\cmidrule(lr){{2-{span + 1}}}",
-        _line(["Method", *(f"{rate:g}" for rate in rates)]),
+        _line(["Method", *(escape(name) for name in _rate_names(reduced, rates))]),
         r"\midrule",
         *unreduced,
         *([r"\midrule"] if unreduced and len(reduced) else []),
@@ -108,6 +104,12 @@ def _accuracy_table(rows: pd.DataFrame, study: str, dataset: str, capacity: str)
         r"\end{tabular}",
         r"\end{table}",
     )
+
+
+def _rate_names(reduced: pd.DataFrame, rates: Sequence[float]) -> list[str]:
+    """Return each rate, or what the cells at it were asked for instead, such as `r=8`."""
+    schedules = reduced.dropna(subset=["schedule"]).groupby("keep_rate")["schedule"].first()
+    return [str(schedules.get(rate, f"{rate:g}")) for rate in rates]
 
 
 def _method_lines(reduced: pd.DataFrame, rates: Sequence[float]) -> list[str]:
@@ -160,7 +162,7 @@ def _spread(rows: pd.DataFrame) -> str:
 def _value(value: Any) -> str:
     if isinstance(value, (list, tuple, np.ndarray)):
         return ", ".join(map(_value, value)) or MISSING
-    if value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)):
+    if pd.isna(value):
         return MISSING
     if isinstance(value, (bool, np.bool_)):
         return "yes" if value else "no"

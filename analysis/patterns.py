@@ -8,7 +8,10 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 from scipy.sparse import csr_array
+
+from analysis.aliases import Floats
 
 
 class PartitionSimilarity(NamedTuple):
@@ -57,6 +60,47 @@ def ioa(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> NDArray[np.float64]:
     return _ratio(_count(a & b), _count(b))
 
 
+def iou_chance(a: np.ndarray, b: np.ndarray, num_patches: int) -> Floats:
+    """Expected intersection over union of independent, uniformly drawn sets of given sizes.
+
+    The size of the intersection is hypergeometric.
+
+    Args:
+        a: Sizes of the sets A, [M] in 0..num_patches.
+        b: Those of the sets B.
+        num_patches: N.
+    """
+    sizes, image = np.unique(np.stack([a, b], axis=1), axis=0, return_inverse=True)
+    of_a, of_b = sizes[:, :1].astype(np.int64), sizes[:, 1:].astype(np.int64)
+    shared = np.arange(num_patches + 1)
+    chance = stats.hypergeom.pmf(shared, num_patches, of_a, of_b)
+    union = of_a + of_b - shared
+    ratio = np.divide(shared, union, out=np.zeros(union.shape), where=union > 0)
+    expected: Floats = (chance * ratio).sum(axis=1)
+    return expected[image.ravel()]
+
+
+def v_measure_chance(reference: np.ndarray, labels: np.ndarray) -> Floats:
+    """Expected V-measure of partitions whose patches are permuted, [M] in [0, 1].
+
+    The group sizes stay as they are, as in adjusted mutual information (Vinh et al., 2010), and
+    with them both entropies: only the mutual information has to be expected.
+
+    Args:
+        reference: Non-negative integer labels of every patch, [M, N].
+        labels: Those of the other partition, [M, N].
+    """
+    patches = reference.shape[1]
+    (sizes_a, of_a), (sizes_b, of_b) = _group_sizes(reference), _group_sizes(labels)
+    information = _expected_information(sizes_a, sizes_b, patches)
+    expected = ((of_a @ information) * of_b).sum(axis=1)
+    entropies = sum(
+        of @ (-size / patches * np.log(size / patches))
+        for size, of in ((sizes_a, of_a), (sizes_b, of_b))
+    )
+    return _ratio(2 * expected, np.asarray(entropies), undefined=1.0)
+
+
 def partition_similarity(reference: np.ndarray, labels: np.ndarray) -> PartitionSimilarity:
     """Homogeneity, completeness and V-measure (Rosenberg and Hirschberg, 2007), beta = 1.
 
@@ -79,6 +123,29 @@ def partition_similarity(reference: np.ndarray, labels: np.ndarray) -> Partition
     completeness = _ratio(information, entropy_labels, undefined=1.0)
     v_measure = _ratio(2 * homogeneity * completeness, homogeneity + completeness)
     return PartitionSimilarity(homogeneity, completeness, v_measure)
+
+
+def _group_sizes(labels: np.ndarray) -> tuple[NDArray[np.int64], Floats]:
+    """Return sizes of groups that occur, [U], and how many each image has of them, [M, U]."""
+    images, patches = labels.shape
+    groups = int(labels.max(initial=0)) + 1
+    row = np.arange(images)[:, None]
+    sizes = np.bincount((row * groups + labels).ravel(), minlength=images * groups)
+    placed = row * (patches + 1) + sizes.reshape(images, groups)
+    counts = np.bincount(placed.ravel(), minlength=images * (patches + 1))
+    counts = counts.reshape(images, patches + 1)[:, 1:]
+    occurring = np.flatnonzero(counts.any(axis=0))
+    return occurring + 1, counts[:, occurring].astype(np.float64)
+
+
+def _expected_information(a: np.ndarray, b: np.ndarray, patches: int) -> Floats:
+    """Return what a group of A and one of B add to the expected mutual information, [U_A, U_B]."""
+    of_a, of_b = a[:, None, None], b[None, :, None]
+    shared = np.arange(1, patches + 1)
+    chance = stats.hypergeom.pmf(shared, patches, of_a, of_b)
+    terms = chance * (shared / patches) * np.log(patches * shared / (of_a * of_b))
+    expected: Floats = terms.sum(axis=2)
+    return expected
 
 
 def _entropy(labels: np.ndarray) -> NDArray[np.float64]:

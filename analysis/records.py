@@ -1,11 +1,13 @@
 """A cell as the analysis sees it: facts and metrics, and the arrays its evaluation left."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
 import numpy as np
+
+from analysis.features import OwnMoments, own_moments
 
 Source = str | Path | BinaryIO
 
@@ -23,7 +25,10 @@ class CellRecord:
     """Kind of method, such as `pruning`, `merging`, `soft` or `baseline`."""
     capacity: str
     keep_rate: float
-    """Share of the patch tokens kept at each stage, in (0, 1]."""
+    """Share of the patch tokens kept at each stage, in (0, 1]. Where `schedule` is given, the one
+    that asks for as many tokens after the last stage; NaN before the cell is evaluated."""
+    schedule: str | None = None
+    """The budget where it is no keep rate, such as `r=8` or `tokens=48,32,16`."""
     eval_keep_rate: float | None = None
     """The keep rate that the weights were evaluated at, if not `keep_rate`."""
     stages: tuple[int, ...]
@@ -50,6 +55,11 @@ class CellRecord:
     finite and what that changed (`not_finite`, `gentler`), and what a trained cell took
     (`train_seconds`, `data_wait`)."""
 
+    @property
+    def budget(self) -> str:
+        """The budget in words, such as `0.5` or `r=8`."""
+        return budget_of(self.keep_rate, self.schedule)
+
 
 @dataclass(frozen=True)
 class CellArtifacts:
@@ -64,11 +74,15 @@ class CellArtifacts:
     record: CellRecord
     patterns: Mapping[str, np.ndarray]
     features: Mapping[str, np.ndarray]
+    predictions: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """As `analysis.answers.prediction_arrays` returns them."""
+    moments: Mapping[int, OwnMoments | str] = field(default_factory=dict)
+    """What `cls` says by itself, by block, or why that cannot be told; see `with_moments`."""
 
-    @classmethod
-    def load(cls, record: CellRecord, patterns: Source, features: Source) -> Self:
-        """Read the arrays of `record` from two npz files, given as paths or open binary files."""
-        return cls(record, read_arrays(patterns), read_arrays(features))
+    def with_moments(self) -> Self:
+        """Return the cell with `moments` for its features; they take seconds for large ones."""
+        moments = {block: _moments(cls) for block, cls in self.cls.items()}
+        return replace(self, features={}, moments=moments)
 
     @property
     def images(self) -> np.ndarray:
@@ -113,6 +127,22 @@ class CellArtifacts:
         return _by_block(self.features, "cls")
 
 
+def budget_of(keep_rate: float, schedule: object) -> str:
+    """Return a cell's budget in words: its schedule, or its keep rate where that is missing."""
+    return schedule if isinstance(schedule, str) else f"{keep_rate:g}"
+
+
+def rate_in_words(records: Iterable[CellRecord], rate: float) -> str:
+    """Return a keep rate as the cells at it were asked for it: `0.5`, or `r=8`."""
+    budgets = {record.budget: None for record in records if record.keep_rate == rate}
+    return " and ".join(budgets) or f"{rate:g}"
+
+
+def asked_for(budget: str) -> str:
+    """Return a budget in a sentence: `keep rate 0.5`, or `r=8`."""
+    return budget if "=" in budget else f"keep rate {budget}"
+
+
 def cells_at_rate(records: Sequence[CellRecord], rate: float) -> list[CellRecord]:
     """Cells run at a keep rate, and those that meet it all the same: see `meets_every_rate`."""
     own = [record for record in records if record.keep_rate == rate]
@@ -125,6 +155,13 @@ def read_arrays(source: Source) -> dict[str, np.ndarray]:
     """Return all arrays of an npz file, given as a path or an open binary file."""
     with np.load(source, allow_pickle=False) as archive:
         return {name: archive[name] for name in archive.files}
+
+
+def _moments(features: np.ndarray) -> OwnMoments | str:
+    try:
+        return own_moments(features)
+    except ValueError as reason:
+        return str(reason)
 
 
 def _by_block(arrays: Mapping[str, np.ndarray], kind: str) -> dict[int, np.ndarray]:

@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from analysis.choice import Rule, agreement, choose
+from analysis.image_choice import Rule, agreement, choose
 from analysis.overlays import group_overlay, kept_overlay
 from analysis.patterns import kept_masks
 from analysis.records import CellArtifacts, CellRecord, cells_at_rate
@@ -33,7 +33,7 @@ class SampledImage(_Model):
     image: int
     """Index in the evaluation split."""
     rule: Rule
-    """What it was chosen by, see `analysis.choice.choose`."""
+    """What it was chosen by, see `analysis.image_choice.choose`."""
     labels: tuple[int, ...]
     """Its classes: one, or of several labels any number."""
     picture: Annotated[str, Field(pattern=r"^data:image/(png|jpeg);base64,[\w+/=]+$")] | None = None
@@ -87,7 +87,7 @@ class EvaluatedCell(NamedTuple):
     """A row an image: `image`, `target`, and `class_1` or `scores`."""
 
 
-class Answers(NamedTuple):
+class SampleAnswers(NamedTuple):
     """What a cell says about some images, each field in their order."""
 
     labels: list[tuple[int, ...]]
@@ -185,7 +185,7 @@ def sampled_cell(cell: EvaluatedCell, images: Sequence[int]) -> SampledCell:
     )
 
 
-def answers(predictions: pd.DataFrame, images: Sequence[int] | np.ndarray) -> Answers:
+def answers(predictions: pd.DataFrame, images: Sequence[int] | np.ndarray) -> SampleAnswers:
     """Return the labels and the predicted classes of some images.
 
     Of an image with k labels the k likeliest classes are the predicted ones, so that an image of
@@ -195,11 +195,11 @@ def answers(predictions: pd.DataFrame, images: Sequence[int] | np.ndarray) -> An
     rows = predictions.set_index("image").loc[np.asarray(images)]
     if "scores" not in rows:
         labels, best = (rows[name].to_numpy()[:, None].tolist() for name in ("target", "class_1"))
-        return Answers([tuple(row) for row in labels], [tuple(row) for row in best])
+        return SampleAnswers([tuple(row) for row in labels], [tuple(row) for row in best])
     labels = [tuple(sorted(map(int, target))) for target in rows["target"]]
     ranked = np.argsort(-np.stack(list(rows["scores"])), axis=1, kind="stable")
     best = [sorted(row[: len(of)].tolist()) for row, of in zip(ranked, labels, strict=True)]
-    return Answers(labels, [tuple(row) for row in best])
+    return SampleAnswers(labels, [tuple(row) for row in best])
 
 
 class _View(NamedTuple):

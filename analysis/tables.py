@@ -1,16 +1,19 @@
 """Tables of a study. Every column has its type, also in a table without rows."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from types import MappingProxyType
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from analysis import features, heatmaps, tokens
+from analysis import features, heatmaps
+from analysis.aliases import Row
+from analysis.answers import Answers
 from analysis.comparisons import Comparison, identity, pairs
-from analysis.records import CellArtifacts, CellRecord
+from analysis.intervals import wilson
+from analysis.records import CellRecord
 
-Row = dict[str, Any]
 Schema = dict[str, str]
 
 MAP_COMPARISONS: tuple[Comparison, ...] = ("datasets", "models", "rates", "capacity")
@@ -36,11 +39,18 @@ _PAIR: Schema = {
     "seed": "int64",
 }
 _NOTE: Schema = {"note": "string"}
+_INTERVAL: Schema = dict.fromkeys(("accuracy_low", "accuracy_high"), "float64")
+_DIFFERENCE: Schema = {
+    "n": "int64",
+    **dict.fromkeys(("b", "c"), "Int64"),
+    **dict.fromkeys(("difference", "low", "high", "p", "q"), "float64"),
+    "covers": "string",
+}
 
-SEED_MEASURES = (
-    *("accuracy", "top1", "top5", "map", "loss", "gmacs"),
-    *("images_per_second", "peak_memory_mb", "train_seconds"),
-)
+MEASURED = ("speed_up", "images_per_second", "peak_memory_mb", "latency_ms")
+"""Columns of `results` that follow from the table `speed`."""
+
+SEED_MEASURES = ("accuracy", "top1", "top5", "map", "loss", "gmacs", "train_seconds")
 """Columns of `results` that `seeds` aggregates."""
 
 
@@ -54,6 +64,7 @@ SCHEMAS: dict[str, Schema] = {
         "series": "string",
         "options": "string",
         "imported": "string",
+        "schedule": "string",
         "eval_keep_rate": "float64",
         "stages": "object",
         "meets_every_rate": "bool",
@@ -61,12 +72,14 @@ SCHEMAS: dict[str, Schema] = {
         "epoch": "Int64",
         "epochs": "Int64",
         "metric": "string",
-        **dict.fromkeys(("accuracy", "top1", "top5", "map", "loss"), "float64"),
+        "accuracy": "float64",
+        **_INTERVAL,
+        **dict.fromkeys(("top1", "top5", "map", "loss"), "float64"),
         "images": "Int64",
         "tokens": "object",
         **dict.fromkeys(("gmacs", "gflops"), "float64"),
         "parameters": "Int64",
-        **dict.fromkeys(("images_per_second", "peak_memory_mb"), "float64"),
+        **dict.fromkeys(MEASURED, "float64"),
         "select_on": "string",
         "not_finite": "Int64",
         "gentler": "string",
@@ -81,6 +94,7 @@ SCHEMAS: dict[str, Schema] = {
         "keep_rate": "float64",
         "options": "string",
         "imported": "bool",
+        "schedule": "string",
         "eval_keep_rate": "float64",
         "stages": "object",
         "meets_every_rate": "bool",
@@ -88,13 +102,52 @@ SCHEMAS: dict[str, Schema] = {
         **dict.fromkeys(("cells", "n"), "int64"),
         "seeds": "object",
         **_mean_std(*SEED_MEASURES),
+        **_INTERVAL,
+        "covers": "string",
         **_NOTE,
     },
-    "pruning": {**_PAIR, "stage": "int64", **_mean_std("iou", "ioa"), "images": "int64", **_NOTE},
+    "differences": {
+        **dict.fromkeys(("cell_a", "cell_b", "dataset", "method_a", "method_b"), "string"),
+        "capacity": "string",
+        "keep_rate": "float64",
+        "seed": "Int64",
+        **_DIFFERENCE,
+    },
+    "pairwise": {
+        **dict.fromkeys(("series_a", "series_b", "cell_a", "cell_b", "dataset"), "string"),
+        **dict.fromkeys(("method_a", "method_b", "capacity"), "string"),
+        **dict.fromkeys(("keep_rate_a", "keep_rate_b", "gmacs_a", "gmacs_b"), "float64"),
+        "same_cost": "bool",
+        "seeds": "int64",
+        **_DIFFERENCE,
+    },
+    "budgets": {
+        **dict.fromkeys(("dataset", "capacity"), "string"),
+        "stages": "object",
+        **dict.fromkeys(("by", "device"), "string"),
+        "budget": "float64",
+        **dict.fromkeys(("series", "method", "family", "schedule"), "string"),
+        **dict.fromkeys(("keep_rate", "accuracy", *_INTERVAL), "float64"),
+        **dict.fromkeys(("difference", "low", "high", "gmacs", "gmacs_saved"), "float64"),
+        **dict.fromkeys(("speed_up", "peak_memory_mb", "behind", "p", "p_holm"), "float64"),
+        **dict.fromkeys(("is_best", "in_best_set"), "bool"),
+        "seeds": "int64",
+        "covers": "string",
+        **_NOTE,
+    },
+    "pruning": {
+        **_PAIR,
+        "stage": "int64",
+        **_mean_std("iou", "ioa"),
+        "iou_chance": "float64",
+        "images": "int64",
+        **_NOTE,
+    },
     "merging": {
         **_PAIR,
         "stage": "int64",
         **_mean_std("homogeneity", "completeness", "v_measure"),
+        "v_measure_chance": "float64",
         "images": "int64",
         **_NOTE,
     },
@@ -132,7 +185,8 @@ SCHEMAS: dict[str, Schema] = {
         "table": "string",
         "block": "int64",
         "similarity": "string",
-        "pairs": "int64",
+        "outcome": "string",
+        **dict.fromkeys(("groups", "pairs"), "int64"),
         **{
             f"{name}{part}": "float64"
             for name in ("spearman", "kendall")
@@ -143,8 +197,35 @@ SCHEMAS: dict[str, Schema] = {
     "ranks": {
         **dict.fromkeys(("dataset", "method", "family"), "string"),
         "average_rank": "float64",
-        **dict.fromkeys(("methods", "blocks"), "int64"),
+        **dict.fromkeys(("methods", "datasets", "blocks"), "int64"),
         **dict.fromkeys(("friedman", "friedman_p", "critical_difference"), "float64"),
+        **_NOTE,
+    },
+    "speed": {
+        **_CELL,
+        "eval_keep_rate": "float64",
+        **dict.fromkeys(("measurement", "device", "device_type"), "string"),
+        "main": "bool",
+        "batch_size": "int64",
+        "precision": "string",
+        "compiled": "boolean",
+        "rounds": "Int64",
+        **{
+            f"{name}{part}": "float64"
+            for name in ("host_images_per_second", "images_per_second", "speed_up")
+            for part in ("", "_low", "_high")
+        },
+        **{
+            f"{name}{part}": "float64"
+            for name in ("host_latency", "latency")
+            for part in ("_ms", "_p95_ms")
+        },
+        **dict.fromkeys(("host_peak_memory_mb", "peak_memory_mb"), "float64"),
+        "tokens": "object",
+        "disturbed": "bool",
+        **dict.fromkeys(("host_spread", "load_before", "load_after", "other_cpus"), "float64"),
+        **dict.fromkeys(("gpu_users", "tries"), "Int64"),
+        **dict.fromkeys(("measured", "torch", "timm"), "string"),
         **_NOTE,
     },
 }
@@ -157,38 +238,34 @@ def table(name: str, rows: Iterable[Row]) -> pd.DataFrame:
     return pd.DataFrame(list(rows), columns=list(schema), dtype="object").astype(schema)
 
 
-def results_table(records: Iterable[CellRecord]) -> pd.DataFrame:
+def results_table(
+    records: Iterable[CellRecord], answers: Mapping[str, Answers] = MappingProxyType({})
+) -> pd.DataFrame:
     """One row a record, whatever its state: identity, progress, metrics and the error, if any.
 
     `stages` holds the list of reduction blocks and `tokens` the list of the mean live patch
     tokens after each of them (None for a cell that is not evaluated).
+
+    Args:
+        records: The cells.
+        answers: Theirs at their own keep rate, by cell id, for the intervals of the accuracies.
     """
-    return table("results", map(_result, records))
-
-
-def tokens_table(cells: Iterable[CellArtifacts]) -> pd.DataFrame:
-    """Tokens left after every stage of every cell, and a row for the whole model.
-
-    A stage's row gives `tokens` (live patch tokens) and `share_left` (see `tokens.share_left`);
-    the row without a stage gives `depth` over all patches of all images, for cells that keep
-    patches or do not reduce. Standard deviations are population ones.
-    """
-    return described("tokens", ((cell.record, tokens.describe(cell)) for cell in cells))
-
-
-def depth_maps_table(cells: Iterable[CellArtifacts]) -> pd.DataFrame:
-    """Mean and standard deviation of the token depth, a row for each cell of the patch grid.
-
-    Methods that merge only have no token depth and no rows.
-    """
-    return described("depth_maps", ((cell.record, tokens.describe(cell)) for cell in cells))
+    return table("results", (_result(record, answers.get(record.cell_id)) for record in records))
 
 
 def described(
     name: str, cells: Iterable[tuple[CellRecord, Mapping[str, Iterable[Row]]]]
 ) -> pd.DataFrame:
-    """Make the table `tokens` or `depth_maps` of cells, each with what `tokens.describe` found."""
-    return table(name, (_cell(record) | row for record, rows in cells for row in rows[name]))
+    """Make the table `tokens` or `depth_maps` of what `tokens.describe_tokens` gives each cell.
+
+    `tokens` has a row a stage with `tokens` (live patch tokens) and `share_left` (see
+    `tokens.share_left`), and a row without a stage for the whole model: `depth` over all patches
+    of all images, for cells that keep patches or do not reduce. `depth_maps` has a row for each
+    cell of the patch grid; methods that only merge have no token depth and no rows. Standard
+    deviations are population ones.
+    """
+    rows = (cell_columns(record) | row for record, found in cells for row in found[name])
+    return table(name, rows)
 
 
 class MapPair(NamedTuple):
@@ -201,18 +278,13 @@ class MapPair(NamedTuple):
     map_b: np.ndarray
 
 
-def heatmaps_table(depth_maps: pd.DataFrame, records: Sequence[CellRecord]) -> pd.DataFrame:
-    """Compare the mean depth maps of the cells' pairs: `map_rows` of all `map_pairs`."""
-    return table("heatmaps", map_rows(map_pairs(depth_maps, records)))
-
-
 def map_pairs(depth_maps: pd.DataFrame, records: Sequence[CellRecord]) -> list[MapPair]:
     """List the pairs of cells whose depth maps are compared (`comparisons.pairs`), each once.
 
     Pairs are across datasets and, within a dataset, across methods, rates and capacities.
 
     Args:
-        depth_maps: Table from `depth_maps_table`; cells without a map are left out.
+        depth_maps: The table `depth_maps`; cells without a map are left out.
         records: The cells to compare.
     """
     maps = {
@@ -247,25 +319,43 @@ def _maps_compared(a: np.ndarray, b: np.ndarray) -> Row:
     return dict(heatmaps.compare_maps(a, b))
 
 
-_FACTS = ("series", "options", "imported", "meets_every_rate", "state", "error")
+_FACTS = ("series", "schedule", "options", "imported", "meets_every_rate", "state", "error")
 
 
-def _cell(record: CellRecord) -> Row:
+def cell_columns(record: CellRecord) -> Row:
+    """Return the columns that say which cell a row is about."""
     return {name: getattr(record, name) for name in _CELL}
 
 
-def _result(record: CellRecord) -> Row:
+def _result(record: CellRecord, answers: Answers | None) -> Row:
     counted = record.metrics.get("tokens")
     tokens_left = [counted.get(str(block)) for block in record.stages] if counted else None
     facts = {name: getattr(record, name) for name in _FACTS}
     lists = {"stages": list(record.stages), "tokens": tokens_left}
     rate = record.keep_rate if record.eval_keep_rate is None else record.eval_keep_rate
     facts |= {"eval_keep_rate": rate, "note": _why_missing(record)}
-    return {**record.metrics, **record.progress, **_cell(record), **facts, **lists}
+    facts |= _interval(record, answers)
+    facts |= dict.fromkeys(MEASURED)  # Older evaluations say how fast they were themselves.
+    return {**record.metrics, **record.progress, **cell_columns(record), **facts, **lists}
+
+
+def _interval(record: CellRecord, answers: Answers | None) -> Row:
+    """Return the ends of the accuracy's interval; of another rate only what its number tells."""
+    if answers is None or not record.metrics:
+        return {}
+    low, high = answers.interval
+    if record.eval_keep_rate is not None:
+        if answers.right is None or answers.has_units:
+            return {}
+        images = np.array(record.metrics["images"])
+        low, high = (
+            100 * float(end) for end in wilson(record.metrics["top1"] / 100 * images, images)
+        )
+    return {"accuracy_low": low, "accuracy_high": high}
 
 
 def _why_missing(record: CellRecord) -> str | None:
     """Return why numbers of a cell are missing, None where the metric alone tells."""
-    if record.note or not record.metrics:
-        return record.note or f"not evaluated: the cell is {record.state}"
-    return None if record.metrics.get("peak_memory_mb") else "peak memory is known on GPUs only"
+    if record.note or record.metrics:
+        return record.note
+    return f"not evaluated: the cell is {record.state}"

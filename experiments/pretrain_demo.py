@@ -1,4 +1,4 @@
-"""Make the embedded demo hosts' weights: supervised training on the digits' training split.
+"""Make the weights of the embedded hosts of digits: supervised training on the digits.
 
     OMP_NUM_THREADS=1 python experiments/pretrain_demo.py
 
@@ -17,8 +17,8 @@ import json
 import math
 import multiprocessing
 import platform
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import timm
 import torch
@@ -30,11 +30,12 @@ from trainables.data import open_dataset
 from trainables.data.base import Split
 from trainables.data.normalisation import Normalisation
 from trainables.data.transforms import eval_transform
-from trainables.host import build_host, host_mean_std
-from trainables.host_source import DEMO_HOSTS, WEIGHTS_FOLDER
+from trainables.models.host import build_host, host_mean_std
+from trainables.models.host_source import WEIGHTS_FOLDER
 from trainables.recipe import Recipe
 
 DATASET = "digits"
+HOSTS = ("digits_tiny_patch4_32", "digits_small_patch4_32")
 EPOCHS = 100
 BATCH_SIZE = 64
 LEARNING_RATE = 2e-3
@@ -59,7 +60,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=WEIGHTS_FOLDER)
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
-    runs = [(name, options.seed, options.epochs, options.folder) for name in DEMO_HOSTS]
+    runs = [(name, options.seed, options.epochs, options.folder) for name in HOSTS]
     with multiprocessing.get_context("spawn").Pool(len(runs)) as pool:
         pool.starmap(make_host, runs)
 
@@ -74,19 +75,22 @@ def make_host(name: str, seed: int, epochs: int, folder: Path) -> None:
     widen_initialisation(vit)
     train(vit, images, targets, epochs)
     accuracy = top1(vit, *as_tensors(name, dataset.val))
-    path = folder / f"{name}.safetensors"
-    weights = save(vit.state_dict())
-    path.write_bytes(weights)
     record = {
         "dataset": DATASET,
         "accuracy": {"val_top1": round(accuracy, 2), "val_images": len(dataset.val)},
         "command": f"python experiments/pretrain_demo.py --seed {seed} --epochs {epochs}",
         "train_images": len(dataset.train),
-        "versions": versions(),
-        "sha256": hashlib.sha256(weights).hexdigest(),
     }
-    (folder / f"{name}.json").write_text(json.dumps(record, indent=2) + "\n")
+    write_host(folder / name, vit.state_dict(), record)
     print(f"{name}: {accuracy:.2f} % of the validation split")
+
+
+def write_host(path: Path, state: dict[str, Tensor], record: dict[str, object]) -> None:
+    """Write `PATH.safetensors` and `PATH.json`, the record with versions and digest."""
+    weights = save(state)
+    path.with_suffix(".safetensors").write_bytes(weights)
+    record = record | {"versions": versions(), "sha256": hashlib.sha256(weights).hexdigest()}
+    path.with_suffix(".json").write_text(json.dumps(record, indent=2) + "\n")
 
 
 def as_tensors(name: str, split: Split) -> tuple[Tensor, Tensor]:
@@ -109,16 +113,24 @@ def widen_initialisation(vit: nn.Module) -> None:
 
 
 def train(vit: nn.Module, images: Tensor, targets: Tensor, epochs: int) -> None:
-    """Train in place with AdamW, a linear warm-up and a cosine to zero."""
+    """Train in place on batches of digits and mosaics."""
     vit.train()
-    optimizer = torch.optim.AdamW(vit.parameters(), lr=LEARNING_RATE, weight_decay=0.05, fused=True)
-    steps = epochs * (len(images) // BATCH_SIZE)
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lr_factor(step, steps))
     classes = functional.one_hot(targets).float()
-    for _ in range(steps):
+
+    def loss(step: int) -> Tensor:
         shown, wanted = draw_batch(images, classes)
-        functional.cross_entropy(vit(shown), wanted, label_smoothing=LABEL_SMOOTHING).backward()
-        nn.utils.clip_grad_norm_(vit.parameters(), CLIP_GRAD)
+        return functional.cross_entropy(vit(shown), wanted, label_smoothing=LABEL_SMOOTHING)
+
+    minimise(loss, list(vit.parameters()), epochs * (len(images) // BATCH_SIZE))
+
+
+def minimise(loss: Callable[[int], Tensor], parameters: list[nn.Parameter], steps: int) -> None:
+    """Minimise the loss of each step with AdamW, a linear warm-up and a cosine to zero."""
+    optimizer = torch.optim.AdamW(parameters, lr=LEARNING_RATE, weight_decay=0.05, fused=True)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lr_factor(step, steps))
+    for step in range(steps):
+        loss(step).backward()
+        nn.utils.clip_grad_norm_(parameters, CLIP_GRAD)
         optimizer.step()
         optimizer.zero_grad()
         scheduler.step()
@@ -175,7 +187,7 @@ def top1(vit: nn.Module, images: Tensor, targets: Tensor) -> float:
     return 100 * (vit(images).argmax(dim=1) == targets).double().mean().item()
 
 
-def versions() -> dict[str, Any]:
+def versions() -> dict[str, object]:
     """Return the versions that the weights depend on."""
     return {
         "python": platform.python_version(),

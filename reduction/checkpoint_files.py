@@ -37,7 +37,7 @@ def read_checkpoint_file(path: Path, *, allow_code: bool) -> Any:
     """Return what a file by `torch.save` (zip or legacy format) or safetensors holds, on the CPU.
 
     Args:
-        path: The file; the suffix `.safetensors` tells the format.
+        path: The file; its first bytes tell the format, whatever its name is.
         allow_code: Also run code that a pickle holds, for files whose origin is trusted.
 
     Raises:
@@ -48,7 +48,7 @@ def read_checkpoint_file(path: Path, *, allow_code: bool) -> Any:
     # The context would also take away what the user had allowed before.
     data = [item for item in _DATA if item not in get_safe_globals()]
     try:
-        if path.suffix == ".safetensors":
+        if _is_safetensors(path):
             return load_file(path)
         _check_sums(path)
         with safe_globals(data):
@@ -57,11 +57,23 @@ def read_checkpoint_file(path: Path, *, allow_code: bool) -> Any:
         raise ValueError(f"{path} {_reason(error)}") from error
 
 
+def _is_safetensors(path: Path) -> bool:
+    """Whether the file starts as safetensors do: the length of a JSON object, then the object."""
+    with path.open("rb") as file:
+        start = file.read(9)
+    length = int.from_bytes(start[:8], "little")
+    return start[8:] == b"{" and length <= path.stat().st_size - 8
+
+
 def _check_sums(path: Path) -> None:
-    """Raise `BadZipFile` where the data of a zip file are not what was written; torch would not."""
+    """Raise `BadZipFile` where the data of a zip file are not what was written; torch would not.
+
+    With `torch.utils.serialization.config.save.compute_crc32` off, torch writes 0 for every sum.
+    """
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
+            summed = any(member.CRC for member in archive.infolist())
+            damaged = archive.testzip() if summed else None
         if damaged is not None:
             raise zipfile.BadZipFile(f"the checksum of {damaged} is wrong")
 

@@ -3,7 +3,7 @@
 import argparse
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -77,13 +77,14 @@ def load_checkpoint(
     the training scripts of timm, DeiT, EViT, DynamicViT and of Haurum et al., Which Tokens to
     Use?, ICCV Workshops 2023. Of two sets of weights the moving average is taken where the file
     says that it is the better one (`ema_best`, or `best-ema` as its epoch) or is by timm, as timm
-    does. Only weights are taken over: how many tokens a stage keeps, also where the published code
-    rounds otherwise, is up to the model. A position embedding of another square grid is resampled.
+    does. Names may all have a prefix, such as `model.` or `backbone.`. Only weights are taken over:
+    how many tokens a stage keeps, also where the published code rounds otherwise, is up to the
+    model. A position embedding of another square grid is resampled.
 
     Args:
         model: A reduced model, or a plain host (such as `reduction.unreduce(model)`, which shares
             its weights). Left as it is where loading fails.
-        path: The file; `.safetensors`, or any other suffix for PyTorch's own format.
+        path: The file, safetensors or PyTorch's own format, whatever its name is.
         allow_code: Run code that the file may hold. Without, it is refused: only tensors, plain
             values, argument namespaces, paths and NumPy scalars are read.
 
@@ -141,7 +142,17 @@ def _read(path: Path, *, allow_code: bool) -> tuple[Mapping[str, Any], str]:
 
 
 def _our_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {_our_name(name): x for name, x in clean_state_dict(weights).items()}
+    weights = clean_state_dict(weights)
+    start = len(_prefix(weights))
+    return {_our_name(name[start:]): x for name, x in weights.items()}
+
+
+def _prefix(names: Iterable[str]) -> str:
+    """Return what stands before the host's own name in all names, such as `backbone.` or ``."""
+    names = list(names)
+    found = next((name for name in names if ".patch_embed." in name), "")
+    prefix = found[: found.find("patch_embed.")]
+    return prefix if all(name.startswith(prefix) for name in names) else ""
 
 
 def _is_state_dict(value: object) -> bool:
@@ -171,7 +182,8 @@ def _prefers_average(entries: Mapping[str, Any]) -> bool:
 
 
 def _our_name(name: str) -> str:
-    """Return our name of a parameter that the published study or DynamicViT names otherwise."""
+    """Return our name of a parameter that the published study, DynamicViT or DeiT III renames."""
+    name = re.sub(r"^(blocks\.\d+)\.gamma_([12])$", r"\1.ls\2.gamma", name)
     return re.sub(
         r"^(?:score_predictor|cluster_layers)\.(\d+)\.((?:in_conv|out_conv|weight)\.\d+|\w+)",
         lambda match: f"stages.{match[1]}.{_LAYERS.get(match[2], match[2])}",
@@ -234,6 +246,8 @@ def _hint(own: Mapping[str, Tensor], given: Mapping[str, Tensor], missing: list[
     if ("dist_token" in given) != ("dist_token" in own):
         without = "" if "dist_token" in given else "out"
         return f"; it is of a host with{without} a distillation token (timm's *_distilled_*)"
+    if not any(name in own for name in given):
+        return "; no name of the file is one of the model's"
     classes = num_classes_of(given)
     if classes != num_classes_of(own):
         return f"; build the model with num_classes={classes}"

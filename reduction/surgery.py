@@ -4,61 +4,76 @@ from collections.abc import Sequence
 from typing import Any
 
 import timm
-from timm.layers import Attention, PatchDropout
+from timm.layers import PatchDropout, PatchDropoutWithIndices
 from timm.models import VisionTransformer
-from timm.models.vision_transformer import Block
-from torch import nn
 
-from reduction.methods import method_class
-from reduction.model import ReducedVisionTransformer, reduced_class
+from reduction.block import with_open
+from reduction.hosts import KINDS, host_kind, reduced_class
+from reduction.installing import check_reduced, install, make_stages, remember
+from reduction.methods import method_class, method_name
+from reduction.model import ReducedVisionTransformer
 from reduction.patch_projection import shallow_copy, with_convolution, with_product
-from reduction.schedule import KeepRate, check_blocks
-from reduction.stage import Stage, StageSpec
+from reduction.rope import ANGLES
+from reduction.schedule import Amount, KeepRate, MethodOptions, Removals, make_schedule
+from reduction.stage import Stage, has_cls
 
-_ADDED = ("method", "keep_rate", "reduction_loc")
+_ADDED = ("method", "options", "amount", "reduction_loc", "chose_blocks")
 
 
 def reduce(
     vit: VisionTransformer,
-    method: str,
+    method: str | type[Stage],
     *,
-    keep_rate: KeepRate = 1.0,
-    reduction_loc: Sequence[int] = (3, 6, 9),
+    keep_rate: KeepRate | None = None,
+    tokens: Sequence[int] | None = None,
+    r: Removals | None = None,
+    reduction_loc: Sequence[int] | None = None,
     **options: Any,
 ) -> ReducedVisionTransformer:
     """Return a model that runs `vit` with token reduction; `vit` itself stays as it is.
 
     The two share parameters and submodules, so that training, moving or switching the mode of
     one does the same to the other. The state dict has timm's names, and `stages.{i}.*` where the
-    method learns something.
+    method learns something. How much to reduce is one of `keep_rate`, `tokens` and `r`; without
+    any, every token is kept.
 
     Args:
         vit: A timm `VisionTransformer`.
-        method: A name in `reduction.METHODS`.
+        method: A name in `reduction.METHODS`, or a method of your own: a class of stages, or
+            `module:Class`, which is imported.
         keep_rate: One cumulative rate in (0, 1], or for each stage the fraction of the original
             patch tokens to keep.
-        reduction_loc: 0-based indices of the blocks that reduce, ascending.
+        tokens: For each stage the number of patch tokens to keep.
+        r: How many tokens every stage removes, as ToMe spells it: a number, `(number, inflect)`
+            with inflect from -1 (linearly from twice the number to none) to 1, or a list.
+        reduction_loc: 0-based indices of the blocks that reduce, ascending. By default 3, 6
+            and 9; with `r` all blocks.
         **options: The method's own options, see `reduction.METHODS[method].options`.
 
     Raises:
-        TypeError: `vit` is not a timm `VisionTransformer`, or an option has the wrong type.
+        TypeError: `vit` is not a timm `VisionTransformer`, or an argument has the wrong type.
         ValueError: The host lacks what the method needs, or an argument is not allowed.
     """
-    stage_class = method_class(method)
-    _check_options(method, stage_class.options(), options)
-    _check_host(vit, method, stage_class)
-    blocks = check_blocks(reduction_loc, len(vit.blocks))
-    schedule = stage_class.schedule(keep_rate, blocks, **options)
-    stages = [stage_class(spec, **options) for spec in _specs(vit, schedule)]
-    _check_blocks(vit, method, stages)
-    weight = next(vit.patch_embed.parameters())
+    stage_class, name = method_class(method), method_name(method)
+    _check_options(name, stage_class.options(), options)
+    _check_kind(vit)
+    _check_host(vit, name, stage_class)
+    if stage_class.ranks_by_cls(**options) and not has_cls(vit):
+        raise ValueError(
+            f"host has no CLS token, but must have one for {name} unless score='received'"
+        )
+    amount = Amount(keep_rate, tokens, r)
+    asked = make_schedule(len(vit.blocks), **amount._asdict(), reduction_loc=reduction_loc)
+    stages = make_stages(vit, name, stage_class, asked, options)
 
     host_class: type = type(vit)
     model = shallow_copy(vit)
     model.__class__ = reduced_class(host_class)
     model.patch_embed = with_product(vit.patch_embed)
-    model.stages = nn.ModuleList(stages).to(weight).train(vit.training)
-    model.method, model.keep_rate, model.reduction_loc = method, keep_rate, blocks
+    model.method, model.options = name, options
+    install(model, stages)
+    model.chose_blocks = reduction_loc is not None
+    remember(model, amount, asked)
     return model
 
 
@@ -68,22 +83,24 @@ def unreduce(model: ReducedVisionTransformer) -> VisionTransformer:
     Raises:
         TypeError: `model` is not a reduced model.
     """
-    if not isinstance(model, ReducedVisionTransformer):
-        raise TypeError(f"model is a {type(model).__name__}, but must be a reduced model")
+    check_reduced(model)
     host = shallow_copy(model)
     host.__class__ = model.host_class
     host.patch_embed = with_convolution(model.patch_embed)
+    host.blocks = with_open(model.blocks, set())
     for name in ("stages", *_ADDED):
         delattr(host, name)
     return host
 
 
 def create_model(
-    method: str,
+    method: str | type[Stage],
     host_name: str,
     *,
-    keep_rate: KeepRate = 1.0,
-    reduction_loc: Sequence[int] = (3, 6, 9),
+    keep_rate: KeepRate | None = None,
+    tokens: Sequence[int] | None = None,
+    r: Removals | None = None,
+    reduction_loc: Sequence[int] | None = None,
     pretrained: bool = False,
     num_classes: int | None = None,
     **kwargs: Any,
@@ -91,9 +108,11 @@ def create_model(
     """Create a timm model by name and reduce it.
 
     Args:
-        method: A name in `reduction.METHODS`.
+        method: See `reduce`.
         host_name: A timm model name, such as `deit_small_patch16_224`.
         keep_rate: See `reduce`.
+        tokens: See `reduce`.
+        r: See `reduce`.
         reduction_loc: See `reduce`.
         pretrained: Whether timm loads the host's pretrained weights.
         num_classes: Outputs of the head; None leaves it to timm.
@@ -109,10 +128,11 @@ def create_model(
     if num_classes is not None:
         host_options["num_classes"] = num_classes
     vit = timm.create_model(host_name, pretrained=pretrained, **host_options)
-    return reduce(vit, method, keep_rate=keep_rate, reduction_loc=reduction_loc, **options)
+    amount = Amount(keep_rate, tokens, r)
+    return reduce(vit, method, **amount._asdict(), reduction_loc=reduction_loc, **options)
 
 
-def _check_options(method: str, known: dict[str, Any], given: dict[str, Any]) -> None:
+def _check_options(method: str, known: MethodOptions, given: MethodOptions) -> None:
     unknown = [name for name in given if name not in known]
     if unknown:
         allowed = f"must be among {', '.join(known)}" if known else "the method has none"
@@ -120,71 +140,47 @@ def _check_options(method: str, known: dict[str, Any], given: dict[str, Any]) ->
     for name, value in given.items():
         default = known[name]
         number = isinstance(default, float) and type(value) is int
-        if type(value) is not type(default) and not number:
+        numbers = isinstance(default, tuple) and isinstance(value, list)
+        if type(value) is not type(default) and not number and not numbers:
             expected = type(default).__name__
             raise TypeError(
                 f"option {name} of {method} is {value!r}, but must be of type {expected}"
             )
 
 
-def _check_host(vit: object, method: str, stage_class: type[Stage]) -> None:
-    if not isinstance(vit, VisionTransformer):
-        raise TypeError(f"model is a {type(vit).__name__}, but must be a timm VisionTransformer")
+def _check_kind(vit: object) -> None:
+    if not isinstance(vit, tuple(KINDS)):
+        *others, last = (kind.__name__ for kind in KINDS)
+        kinds = f"{', '.join(others)} or {last}"
+        raise TypeError(f"model is a {type(vit).__name__}, but must be a timm {kinds}")
     if isinstance(vit, ReducedVisionTransformer):
         raise ValueError(f"model is already reduced by {vit.method}, but must be a plain host")
-    if type(vit).forward_features is not VisionTransformer.forward_features:
+    if host_kind(type(vit)) is None:
+        base = next(kind.__name__ for kind in KINDS if isinstance(vit, kind))
         raise ValueError(
-            f"host is a {type(vit).__name__}, but must walk its blocks as timm's VisionTransformer"
+            f"host is a {type(vit).__name__}, but must walk its blocks as timm's {base}"
         )
-    if stage_class.needs_cls and not vit.has_class_token:
-        raise ValueError(f"host has no CLS token, but must have one for {method}")
-    if stage_class.needs_grid and isinstance(vit.patch_drop, PatchDropout):
+
+
+def _check_host(vit: VisionTransformer, method: str, stage_class: type[Stage]) -> None:
+    if stage_class.needs_grid and isinstance(getattr(vit, "patch_drop", None), PatchDropout):
         raise ValueError(f"host has patch dropout, but must keep all patches for {method}")
-    if stage_class.pads and vit.global_pool not in ("token", "avg"):
+    _check_places(vit)
+    if stage_class.pads and vit.global_pool in ("", "prr"):
         raise ValueError(
-            f"host has global_pool={vit.global_pool!r}, but must have 'token' or 'avg' for "
-            f"{method}, whose images keep different numbers of tokens"
+            f"host has global_pool={vit.global_pool!r}, but must have another for {method}, "
+            "whose images keep different numbers of tokens"
         )
 
 
-def _check_blocks(vit: VisionTransformer, method: str, stages: Sequence[Stage]) -> None:
-    for index in sorted(_opened(stages, len(vit.blocks))):
-        if index < 0:
-            raise ValueError(
-                f"reduction_loc starts at block 0, but must start at 1 or later for {method}, "
-                "which looks at the attention of the block before"
-            )
-        block = vit.blocks[index]
-        plain_block = type(block).forward is Block.forward
-        if not plain_block or type(block.attn).forward is not Attention.forward:
-            kind = type(block).__name__ if not plain_block else type(block.attn).__name__
-            raise ValueError(
-                f"block {index} is built with {kind}, "
-                f"but must be timm's Block with Attention for {method}"
-            )
-
-
-def _opened(stages: Sequence[Stage], depth: int) -> set[int]:
-    """Blocks whose inside the stages look at or change."""
-    if any(stage.masks_in_training for stage in stages):
-        return set(range(depth))
-    inside = {stage.spec.block for stage in stages if stage.opens_block()}
-    return inside | {stage.spec.block - 1 for stage in stages if stage.looks_back}
-
-
-def _specs(vit: VisionTransformer, schedule: dict[int, float]) -> list[StageSpec]:
-    specs = [
-        StageSpec(
-            index=index,
-            blocks=tuple(schedule),
-            fractions=tuple(schedule.values()),
-            grid=tuple(vit.patch_embed.grid_size),
-            dim=vit.embed_dim,
-            num_prefix=vit.num_prefix_tokens,
-            has_cls=vit.has_class_token,
-        )
-        for index in range(len(schedule))
-    ]
-    for spec in specs:
-        spec.target(spec.num_patches)  # refuses to leave no tokens
-    return specs
+def _check_places(vit: Any) -> None:
+    rope = getattr(vit, "rope", None)
+    if rope is None:
+        return
+    if type(rope) not in ANGLES:
+        known = ", ".join(kind.__name__ for kind in ANGLES)
+        raise ValueError(f"host has a {type(rope).__name__}, but must have one of {known}")
+    if isinstance(vit.patch_drop, PatchDropoutWithIndices):
+        raise ValueError("host has patch dropout, but must keep all patches to know their places")
+    if rope.aug_active:
+        raise ValueError("host moves its positions in training, but must leave them where they are")

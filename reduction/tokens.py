@@ -5,13 +5,16 @@ tokens at this point of the model, N0 patch tokens before any reduction, C chann
 D channels of a head.
 """
 
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Self
 
 import torch
 from torch import Tensor
 
+from reduction.relative import RelativeBias
+from reduction.rope import Rope
 from reduction.trace import Recorder
 
 
@@ -33,6 +36,19 @@ class Tokens:
     """[B, N] bool, False for padding; None where all tokens are real."""
     key_bias: Tensor | None = None
     """[B, P + N] float, added to the attention logits of each key; None for zeros."""
+    proportional: bool = False
+    """Whether `key_bias` weighs keys by their sizes."""
+    coordinates: Tensor | None = None
+    """[B, N, 2] float, row and column of each token on the grid, where the host looks at places
+    in its blocks; a merged token is at the mean place of its patches."""
+    rope: Rope | None = None
+    """Rotary embeddings at the `coordinates`, where the host's attention has them."""
+    relative: RelativeBias | None = None
+    """Biases by displacement between `coordinates`, where the host's attention has them."""
+    carried: Mapping[str, Tensor] = field(default_factory=dict)
+    """What a method hands on from stage to stage, by name; only its own plans change it."""
+    attention_filter: Callable[[Tensor], Tensor] | None = None
+    """Changes the attention [B, H, rows, P + N] of every block; None where none does."""
     policy: Tensor | None = None
     """[B, N] float, 1 for tokens kept and 0 for those dropped by a method that only masks them in
     training, with its gradient; None for all others."""
@@ -57,7 +73,7 @@ class Tokens:
     @property
     def count(self) -> int:
         """N, padding included."""
-        return self.x.shape[1] - self.num_prefix
+        return int(self.x.shape[1]) - self.num_prefix
 
     def with_patches(self, patches: Tensor) -> Self:
         """Return the same prefix tokens followed by `patches` [B, N', C]."""
@@ -69,6 +85,12 @@ class Tokens:
             return None
         return self.key_bias[:, None, None].to(self.x.dtype)
 
+    def rotation(self) -> Tensor | None:
+        """[..., N, 2 * D] sines and cosines that rotate queries and keys of the patch tokens."""
+        if self.rope is None or self.coordinates is None:
+            return None
+        return self.rope.at(self.coordinates)
+
     def live(self) -> Tensor:
         """[B] integer, patch tokens that are not padding."""
         if self.mask is not None:
@@ -77,10 +99,14 @@ class Tokens:
 
     def weights(self) -> Tensor | None:
         """[B, P + N] how much each token counts, 0 for padding; None where all count the same."""
-        weights = self.sizes if self.policy is None else self.policy
-        weights = weights if self.mask is None else self.mask.to(self.x.dtype)
-        if weights is None:
-            return None
+        weights = None
+        for factor in (self.sizes, self.policy, self.mask):
+            if factor is not None:
+                weights = factor.to(self.x.dtype) if weights is None else weights * factor
+        return None if weights is None else self.with_prefix(weights)
+
+    def with_prefix(self, weights: Tensor) -> Tensor:
+        """Return the weights [B, N] of the patch tokens after ones for the prefix tokens."""
         return torch.cat((weights.new_ones(weights.shape[0], self.num_prefix), weights), dim=1)
 
 
@@ -110,6 +136,8 @@ def without_autocast(x: Tensor) -> AbstractContextManager[object]:
 
 def largest(scores: Tensor, count: int) -> Tensor:
     """Return the positions [B, count] of the largest scores [B, N], descending; first on ties."""
+    if torch.onnx.is_in_onnx_export():  # ONNX has no stable sort, but its TopK is stable.
+        return scores.topk(count, dim=1).indices
     return scores.argsort(dim=1, descending=True, stable=True)[:, :count]
 
 
@@ -134,27 +162,11 @@ def sum_by_group(x: Tensor, assignment: Tensor, num_groups: int) -> Tensor:
     return sums.view(batch, num_groups, channels)
 
 
-def merge_by_size(tokens: Tokens, assignment: Tensor, num_groups: int) -> Tokens:
-    """Return the means of the groups, weighted by token size; sizes add up.
-
-    Args:
-        tokens: N patch tokens, without padding.
-        assignment: [B, N] group of each, in 0..num_groups - 1.
-        num_groups: K, patch tokens of the result.
-    """
-    patches = at_least_float32(tokens.patches)
-    sizes = tokens.sizes
-    if sizes is None:
-        sizes = patches.new_ones(patches.shape[:2])
-    merged_sizes = sum_by_group(sizes[..., None], assignment, num_groups)
-    merged = sum_by_group(patches * sizes[..., None], assignment, num_groups) / merged_sizes
-    return replace(tokens.with_patches(merged), sizes=merged_sizes[..., 0])
-
-
 def weigh_keys(tokens: Tokens) -> Tokens:
-    """Return the tokens as keys that count by their size, and not at all where padding.
+    """Return the tokens as keys that count by their size if that is so, and not where padding.
 
     Proportional attention, Bolya et al., Token Merging, ICLR 2023, equation 1.
     """
-    weights = tokens.weights()
+    sizes = tokens.sizes if tokens.proportional else None
+    weights = replace(tokens, sizes=sizes, policy=None).weights()
     return replace(tokens, key_bias=None if weights is None else weights.log())

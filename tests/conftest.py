@@ -8,9 +8,14 @@ import urllib.request
 from itertools import count
 
 import pytest
+from hypothesis import settings
 from ports import free_ports, listens
 
-from trainables.store_path import ObjectPath, store_path
+from trainables.storage.paths import ObjectPath, store_path
+
+# How long an example takes says how busy the machine is.
+settings.register_profile("any machine", deadline=None)
+settings.load_profile("any machine")
 
 SECRET = "secret-that-must-not-be-written-anywhere"
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "AKIATOKENSWEEPTESTS", "AWS_SECRET_ACCESS_KEY": SECRET}

@@ -14,7 +14,8 @@ from typing import Any
 
 import yaml
 
-from orchestrator.storage.store import CellState, Store
+from orchestrator.store.store import Store
+from orchestrator.store.stored_cell import CellState
 
 FULL_GRID = Path(__file__).parents[1] / "experiments" / "full_grid.py"
 PATIENCE = 400.0
@@ -25,6 +26,19 @@ LISTENING = "0A"
 
 TRAINERS = r"FinetuneTrainable|\S+\.train"
 """How the titles of processes go on that train cells: idle, and within a step of a cell."""
+
+BRIEFLY = {"batch_sizes": [1, 8], "rounds": 7, "seconds": 0.01}
+"""How tests measure speed: as a rule a measurement goes on while it is uncertain."""
+
+ONE_STEP_EPOCH = {
+    "host": "digits_{capacity}_patch4_32",
+    "image_size": 32,
+    "crop_ratio": 1.0,
+    "epochs": 1,
+    "warmup_epochs": 0,
+    "batch_size": 512,
+}
+"""A recipe that trains for as short as it goes."""
 
 STUDY: dict[str, Any] = {
     "name": "faults",
@@ -54,6 +68,7 @@ STUDY: dict[str, Any] = {
             "checkpoint_minutes": 1e-6,  # A state and a report after every step.
         }
     },
+    "measure": BRIEFLY,
 }
 """Three cells of 30 steps each."""
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from trainables.cell import Cell
+from trainables.cell.cell import Cell
 from trainables.recipe import Recipe
 
 CELL = Cell(

@@ -3,8 +3,8 @@
 from analysis.records import CellRecord
 from analysis.seeds import seeds_table
 from analysis.tables import results_table
-from orchestrator.results.tables import publish_tables
-from orchestrator.storage.store import Store
+from orchestrator.results.table_store import publish_tables
+from orchestrator.store.store import Store
 
 METRICS = {"metric": "top1", "accuracy": 91.123456789012345, "tokens": {"3": 32.0, "6": 16.0}}
 CELL = CellRecord(

@@ -19,6 +19,8 @@ from damage import damage
 from launching import Launch, assert_whole, layered, wait_until
 from local_cluster import LocalCluster, Node
 
+from orchestrator.interrupts import ONE_REQUEST_SECONDS
+
 FAULTS = 100
 SECONDS = 420.0
 """No fault is injected later than that; what is damaged then still has to heal."""
@@ -154,6 +156,7 @@ class Soak:
     def _stop_driver_now(self) -> None:
         self.launch.process.send_signal(signal.SIGTERM)
         wait_until(lambda: self._has_ended() or self.launch.is_stopping())
+        time.sleep(ONE_REQUEST_SECONDS)
         self.launch.process.send_signal(signal.SIGTERM)
         self._end_launch()
         self._launch()

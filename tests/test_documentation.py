@@ -1,5 +1,6 @@
 """The documents against the code: what they list is all there is, and what they quote works."""
 
+import copy
 import dataclasses
 import json
 import re
@@ -18,17 +19,21 @@ from analysis.report.page import SECTIONS
 from analysis.samples import Sample, SampledCell, SampledImage
 from analysis.tables import SCHEMAS
 from orchestrator.cli import app
-from orchestrator.study import SHIPPED, Grid, Resources, Study
-from orchestrator.watching.metrics import METRICS
+from orchestrator.study.shipped_recipes import shipped_recipes
+from orchestrator.study.study import Grid, Resources, Study
+from orchestrator.study.study_file import SHIPPED
+from orchestrator.watching.prometheus import METRICS
 from reduction import methods
-from trainables import cell_data
-from trainables.cell import Cell
+from trainables.cell.cell import Cell
+from trainables.cell.report import Ending
 from trainables.data import DATASETS, open_dataset
 from trainables.data.base import Subset
 from trainables.evaluation import evaluate_cell
-from trainables.host import build_model
-from trainables.loop import Finetuning
+from trainables.loop import data as cell_data
+from trainables.loop.opening import open_finetuning
+from trainables.models.host import build_model
 from trainables.recipe import Recipe
+from trainables.storage.layout import LAYOUT
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("[!.]*/**/*.md")])
@@ -38,8 +43,10 @@ OURS = r"(?:^|[ /])(tokensweep|python -m orchestrator|full_grid\.py|slurm\.sbatc
 MACHINE_PATH = re.compile(r"(?<![\w.])/(?:home|mnt|opt|root|tmp|Users|usr|var|work)/")
 HOOKS = {
     "before_block": "before",
+    "before_attention": "before attention",
     "select_queries": "in attention",
     "after_attention": "after attention",
+    "after_block": "after",
 }
 
 by_name = pytest.mark.parametrize(
@@ -109,11 +116,70 @@ def test_datasets_and_shipped_studies_are_documented():
     text = (ROOT / "docs/study-files.md").read_text()
     assert set(documented(text, "dataset")) == set(DATASETS)
     assert set(documented(text, "shipped study")) == {path.stem for path in SHIPPED.glob("*.yaml")}
+    assert set(documented(text, "recipe")) >= set(shipped_recipes())
+
+
+def test_every_command_is_documented():
+    table = documented((ROOT / "docs/commands.md").read_text(), "command")
+    assert set(table) == set(commands())
+
+
+def test_every_page_is_in_the_table_of_documents():
+    pages = {path.name for path in (ROOT / "docs").glob("*.md")} - {"README.md"}
+    linked = set(re.findall(r"\]\(([\w-]+\.md)\)", (ROOT / "docs/README.md").read_text()))
+    assert linked == pages
+
+
+def test_the_architecture_names_files_that_exist():
+    spans = code((ROOT / "docs/architecture.md").read_text())
+    paths = {span for span in spans if re.fullmatch(r"\w+/[\w/]+\.py", span)}
+    assert len(paths) > 20
+    assert {path for path in paths if not (ROOT / path).is_file()} == set()
+
+
+def test_every_folder_of_the_code_is_on_the_floor_plan():
+    plan = set(code(section("docs/architecture.md", "## Floor plan")))
+    for package in (ROOT / "orchestrator", ROOT / "trainables"):
+        wings = {path.parent.name for path in package.glob("*/__init__.py")}
+        assert {f"{wing}/" for wing in wings} <= plan
+
+
+def test_the_front_page_counts_the_methods():
+    reducing = [name for name in reduction.METHODS if name != "deit"]
+    assert f"{len(reducing)} token reduction methods" in (ROOT / "README.md").read_text()
+
+
+def test_what_happens_when_a_cell_fails_is_in_at_most_five_files():
+    table = rows(section("docs/architecture.md", "## What happens when a cell fails"))
+    files = [code(row["file"])[0] for row in table]
+    assert len(files) <= 5
+    texts = {file: (ROOT / file).read_text() for file in files}
+    endings = set(re.findall(r"Ending\.([A-Z_]+)", "".join(texts.values())))
+    assert endings == {ending.name for ending in Ending}
+    others = [
+        path
+        for path in (ROOT / "orchestrator").rglob("*.py")
+        if "Ending." in path.read_text() and str(path.relative_to(ROOT)) not in files
+    ]
+    assert others == []
+
+
+def test_results_and_the_front_page_stay_short():
+    lengths = {"README.md": 100, "docs/benchmarks.md": 150, "docs/concepts.md": 65}
+    for name, most in lengths.items():
+        assert len((ROOT / name).read_text().splitlines()) <= most, f"{name} has grown too long"
 
 
 def test_every_table_is_documented():
     text = (ROOT / "docs/tables.md").read_text()
     assert re.findall(r"^## (\w+)$", text, flags=re.MULTILINE) == list(SCHEMAS)
+
+
+def test_every_file_of_a_store_is_documented():
+    documented = rows(section("docs/store-layout.md", "## Files"))
+    assert [tuple(row.values()) for row in documented] == [
+        (f"`{file.place}`", file.kind, file.writer, file.holds) for file in LAYOUT
+    ]
 
 
 def test_every_section_of_the_report_is_documented():
@@ -205,8 +271,8 @@ def test_every_report_and_result_of_training_is_documented():
         reduction_loc=(3,),
         recipe=Recipe(**recipe, warmup_epochs=0),
     )
-    finetuning = Finetuning(cell, data_root=None, device=torch.device("cpu"), threads=1)
-    kept = {"log.jsonl": {"time", *finetuning.run(lambda: True)}}
+    finetuning = open_finetuning(cell, data_root=None, device=torch.device("cpu"), threads=1)
+    kept = {"log.jsonl": {"time", *finetuning.run(lambda: True).entry()}}
     kept["result.json"] = {"attempts", "gentler", *finetuning.result()}
     for name, keys in kept.items():
         assert set(documented(section("docs/tables.md", f"## {name}"), "key")) == keys
@@ -237,16 +303,39 @@ def test_every_method_is_documented_with_what_it_is():
         assert (name, row["records"]) == (name, ", ".join(info.patterns) or "nothing")
 
 
+def tokens_left(stage):
+    if stage.pads:
+        return "by image"
+    return "capped" if stage.capped else "exact"
+
+
+def test_every_method_has_a_row_for_those_who_choose_one(host):
+    text = (ROOT / "docs/choosing.md").read_text()
+    table = {name: row for row in rows(text) for name in code(row["method"])}
+    assert list(table) == list(reduction.METHODS)
+    for name, row in table.items():
+        stage = methods.method_class(name)
+        model = reduction.reduce(copy.deepcopy(host), name, keep_rate=0.6, reduction_loc=(1,))
+        learns = any(True for _ in model.stages.parameters())
+        assert (name, row["untrained"]) == (name, "no" if learns else "yes")
+        assert (name, row["tokens left"]) == (name, tokens_left(stage))
+        assert (name, row["CLS"]) == (name, "needed" if stage.needs_cls else "")
+
+
 def test_every_method_is_documented_with_its_options_and_source():
     table = method_rows("options")
     assert list(table) == list(reduction.METHODS)
     for name, row in table.items():
         info = reduction.METHODS[name]
+        known = {
+            option: list(value) if isinstance(value, tuple) else value
+            for option, value in info.options.items()
+        }
         options = {}
         for option in code(row["options"]):
             value = yaml.safe_load(option)
             options |= value if isinstance(value, dict) else {}
-        assert (name, options) == (name, info.options)
+        assert (name, options) == (name, known)
         assert (name, row["citation"]) == (name, info.citation)
 
 
@@ -258,11 +347,26 @@ def test_documented_parameters_and_costs_are_those_of_the_stages(host, method):
     incoming = 64
     for stage, block in zip(model.stages, model.blocks[1:], strict=True):
         target = int(0.6 ** (stage.spec.index + 1) * 64)
-        sizes = {"N": incoming, "n": target, "P": 1, "C": 24, "D": 8}
+        sizes = {"N": incoming, "n": target, "P": 1, "C": 24, "D": 8, "b": stage.spec.block}
+        sizes |= {"L": len(model.blocks), "K": 10}
         left = stage.count(incoming)
         assert sum(p.numel() for p in stage.parameters()) == eval(parameters, sizes)
         assert stage.macs(incoming, left, block) == eval(cost, sizes)
         incoming = left
+
+
+def test_the_schedules_are_those_of_the_example():
+    source = section("docs/methods.md", "## How much is reduced")
+    names = {}
+    exec(re.search(r"```python\n(.*?)```", source, flags=re.DOTALL)[1], names)
+    model = names["model"]
+    assert [stage.spec.block for stage in model.stages] == [1, 2, 4]
+    _, trace = model.eval().forward_with_trace(torch.randn(1, 3, 64, 64))
+    assert [count.item() for count in trace.tokens.values()] == [48, 32, 16]
+    comment = re.search(r"# ([\d, ]+) in its six blocks", source)[1]
+    reduction.set_schedule(model, r=(8, -1), reduction_loc=range(6))
+    removed = [stage.spec.removal(64) for stage in model.stages]
+    assert ", ".join(map(str, removed)) == comment
 
 
 @pytest.fixture
@@ -365,3 +469,12 @@ def test_every_make_target_exists(document):
     targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
     named = re.findall(r"(?:`|^)make ([a-z-]+)", document.read_text(), flags=re.MULTILINE)
     assert set(named) <= set(targets)
+
+
+def test_the_librarys_examples_run(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(methods, "_REGISTERED", {})
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/library.md").read_text(), re.DOTALL)
+    names = {}
+    for block in blocks:
+        exec(block, names)

@@ -1,12 +1,9 @@
 """The evaluation of a trained cell: its numbers, and what it did to every image's tokens."""
 
-import statistics
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,22 +13,27 @@ from torch.nn import functional
 
 import reduction
 from reduction.model import ReducedVisionTransformer
-from trainables.cell import Cell
-from trainables.cell_data import CellData
-from trainables.compiling import Compiling
-from trainables.device_batches import DeviceBatches
-from trainables.host import build_model
-from trainables.inference_pass import InferencePass
-from trainables.losses import image_losses
-from trainables.metrics import mean_average_precision, top_k_accuracy
-from trainables.precision import autocast, autocast_dtype
+from reduction.schedule import make_schedule
+from trainables.cell.cell import Cell
+from trainables.cell.json_records import Metrics
+from trainables.loop.data import CellData
+from trainables.loop.device_batches import DeviceBatches
+from trainables.loop.metrics import mean_average_precision, top_k_accuracy
+from trainables.loop.objective import image_losses
+from trainables.models.compiling import Compiling
+from trainables.models.device import autocast, autocast_dtype
+from trainables.models.host import build_model
+from trainables.models.passes import InferencePass
 from trainables.spooling import SpooledArrays
 
 BATCH_SIZE = 128
-"""Images a forward pass; the same for all cells, whose throughput and memory are compared."""
-WARMUP_BATCHES, TIMED_BATCHES = 2, 9
+"""Images a forward pass."""
 TOP = 5
 """Classes of each image that the predictions name."""
+
+
+Columns = dict[str, np.ndarray | list[np.ndarray]]
+"""Columns of the table of predictions, a value or an array an image."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,10 +43,7 @@ class Evaluation:
     Attributes:
         metrics: Plain numbers and words. Rates of correct answers are in percent, `tokens` is the
             mean number of patch tokens after each stage block (keys are strings), `gmacs` and
-            `gflops` are an image's. `images_per_second` is the median over repeated batches on
-            the device, of the compiled model if `compiled`; `peak_memory_mb` (2^20 bytes) what the
-            GPU's allocator needed for them, None on a CPU, where a process has no such peak of
-            its own.
+            `gflops` are an image's; `compiled` tells whether the passes were.
         patterns: `image` int32 [M] index in the split, `grid` int64 [2] rows and columns of
             patches, `depth` () blocks; for each stage block l `tokens_l` int16 [M] and, where the
             method has them, `kept_l` [M, K] patch indices in sequence order and `group_l`
@@ -58,7 +57,7 @@ class Evaluation:
         notes: Lines on what does not go as the recipe says.
     """
 
-    metrics: dict[str, Any]
+    metrics: Metrics
     patterns: dict[str, np.ndarray]
     features: dict[str, np.ndarray]
     predictions: pd.DataFrame
@@ -105,24 +104,24 @@ def evaluate_cell(
     arriving = DeviceBatches(chain([first], batches), device, data.normalise)
     traced = InferencePass(model, traced=True, compiling=compiling)
     found, features = _run(traced, arriving, device, dtype)
-    images, _, index = data.normalise([tensor.to(device) for tensor in first])
-    speed = _speed(InferencePass(model, compiling=compiling), images, index, dtype)
     describe = _multi_label if dataset.task == "multi_label" else _single_label
     scores, columns = describe(found["logits"], found["target"])
     losses = image_losses(recipe, dataset.task, found["logits"], found["target"])
-    metrics = {
+    metrics: Metrics = {
         "metric": dataset.metric,
         "accuracy": scores[dataset.metric],
         **scores,
         "loss": losses.double().mean().item(),
         "images": len(losses),
         **_cost(model, found),
-        **speed,
+        **({} if cell.schedule is None else {"keep_rate": _keep_rate(model)}),
         "compiled": compiling.on,
         "select_on": recipe.select_on,
         "family": reduction.METHODS[cell.method].family,
     }
     predictions = {"image": found["image"].numpy(), **columns, "loss": losses.numpy()}
+    if dataset.units is not None:
+        predictions["unit"] = dataset.units[predictions["image"]]
     return Evaluation(
         metrics=metrics,
         patterns=_patterns(model, found),
@@ -182,28 +181,36 @@ def _patterns(
     }
 
 
-def _single_label(logits: Tensor, targets: Tensor) -> tuple[dict[str, Any], dict[str, Any]]:
+def _single_label(logits: Tensor, targets: Tensor) -> tuple[Metrics, Columns]:
     """Return the metrics, and the columns with the most likely classes of every image."""
     best = logits.softmax(dim=1).topk(min(TOP, logits.shape[1]), dim=1)
-    columns = {"target": targets.numpy()}
+    columns: Columns = {"target": targets.numpy()}
     for rank, (classes, scores) in enumerate(zip(best.indices.T, best.values.T, strict=True), 1):
         columns |= {f"class_{rank}": classes.numpy(), f"score_{rank}": scores.numpy()}
-    metrics = {
+    metrics: Metrics = {
         "top1": top_k_accuracy(logits, targets, 1),
         "top5": top_k_accuracy(logits, targets, 5),
     }
     return metrics, columns
 
 
-def _multi_label(logits: Tensor, targets: Tensor) -> tuple[dict[str, Any], dict[str, Any]]:
+def _multi_label(logits: Tensor, targets: Tensor) -> tuple[Metrics, Columns]:
     """Return the metrics, and the columns with all labels and scores of every image."""
     mean, undefined = mean_average_precision(logits, targets)
     labels = [row.nonzero()[0] for row in targets.numpy()]
-    columns = {"target": labels, "scores": list(logits.sigmoid().numpy())}
+    columns: Columns = {"target": labels, "scores": list(logits.sigmoid().numpy())}
     return {"map": mean, "classes_without_positives": undefined}, columns
 
 
-def _cost(model: ReducedVisionTransformer, found: Mapping[str, Tensor]) -> dict[str, Any]:
+def _keep_rate(model: ReducedVisionTransformer) -> float:
+    """Return the keep rate that asks for as many tokens after the last of the same blocks."""
+    patches, blocks = model.patch_embed.num_patches, model.reduction_loc
+    asked = make_schedule(len(model.blocks), **model.amount._asdict(), reduction_loc=blocks)
+    left = max(1, asked.targets(patches)[-1])
+    return round((left / patches) ** (1 / len(blocks)), 6)
+
+
+def _cost(model: ReducedVisionTransformer, found: Mapping[str, Tensor]) -> Metrics:
     """Return the real token counts and the work that follows from them."""
     tokens = {
         int(name.removeprefix("tokens_")): counts
@@ -216,28 +223,4 @@ def _cost(model: ReducedVisionTransformer, found: Mapping[str, Tensor]) -> dict[
         "gmacs": cost.macs / 1e9,
         "gflops": cost.flops / 1e9,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
-    }
-
-
-@torch.inference_mode()
-def _speed(
-    untraced: InferencePass, images: Tensor, index: Tensor, dtype: torch.dtype | None
-) -> dict[str, float | None]:
-    """Run a batch repeatedly, without data loading and trace; return speed and memory."""
-    on_gpu = images.is_cuda
-    seconds = []
-    for number in range(WARMUP_BATCHES + TIMED_BATCHES):
-        if on_gpu and number == WARMUP_BATCHES:  # What compiling takes does not count.
-            torch.cuda.reset_peak_memory_stats(images.device)
-        started = time.perf_counter()
-        with autocast(images.device, dtype):
-            untraced.run(images, index)
-        if on_gpu:
-            torch.cuda.synchronize(images.device)
-        seconds.append(time.perf_counter() - started)
-    return {
-        "images_per_second": len(images) / statistics.median(seconds[WARMUP_BATCHES:]),
-        "peak_memory_mb": (
-            torch.cuda.max_memory_allocated(images.device) / 2**20 if on_gpu else None
-        ),
     }

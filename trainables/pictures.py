@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from trainables.cell import Cell
+from trainables.cell.cell import Cell
 from trainables.data import open_dataset
 from trainables.data.transforms import eval_transform
 

@@ -4,14 +4,15 @@ Colours of the form `var(--name)` are CSS variables; the page fills them in, so 
 follows the light and the dark theme.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from html import escape
 from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from analysis.records import CellRecord
+from analysis.aliases import Trace
+from analysis.records import CellRecord, asked_for, rate_in_words
 from analysis.report.style import BASELINE, SOFT, MethodStyle
 from analysis.statistics import pareto_front
 
@@ -20,31 +21,28 @@ Figure = dict[str, Any]
 METRIC_NAMES = {"top1": "top-1 accuracy (%)", "map": "mAP (%)"}
 
 
-class Cost(NamedTuple):
+class CostAxis(NamedTuple):
     """Something that engineers weigh against accuracy."""
 
     title: str
     unit: str
     more_is_better: bool
-    scale: float = 1
-    """What a metric's value is divided by, to be in this unit."""
-
-    def of(self, record: CellRecord, metric: str) -> float:
-        """Return what a cell costs by this metric, in this unit."""
-        return float(record.metrics[metric]) / self.scale
 
 
 COSTS = {
-    "gmacs": Cost("GMACs per image", "GMACs", more_is_better=False),
-    "images_per_second": Cost("images per second", "images/s", more_is_better=True),
-    "parameters": Cost("parameters (millions)", "M parameters", more_is_better=False, scale=1e6),
-    "peak_memory_mb": Cost("peak memory (MiB)", "MiB", more_is_better=False),
+    "gmacs": CostAxis("GMACs per image", "GMACs", more_is_better=False),
+    "speed_up": CostAxis("speed-up", "x the unreduced model", more_is_better=True),
+    "latency_ms": CostAxis("latency of one image (ms)", "ms", more_is_better=False),
+    "peak_memory_mb": CostAxis("peak memory (MiB)", "MiB", more_is_better=False),
 }
 """Metric -> what it is."""
 
 
 def accuracy_by_rate(
-    records: Sequence[CellRecord], styles: dict[str, MethodStyle], rates: Sequence[float]
+    records: Sequence[CellRecord],
+    styles: dict[str, MethodStyle],
+    rates: Sequence[float],
+    lit: Collection[str] | None = None,
 ) -> Figure:
     """Accuracy of evaluated cells of one dataset and capacity against the keep rate.
 
@@ -53,8 +51,10 @@ def accuracy_by_rate(
             deviation.
         styles: Style of every method, in the order of the legend.
         rates: The axis' ticks, and how far the baseline's line goes.
+        lit: Methods in their own colours, named at their lines' ends, as baselines are; others are
+            grey and behind them. None for all in their own.
     """
-    traces = []
+    grey, own = [], []
     for method, style in styles.items():
         mine = [record for record in records if record.method == method]
         points = _by_rate(mine)
@@ -63,14 +63,69 @@ def accuracy_by_rate(
         if mine[0].family == BASELINE:
             level = fmean(value for values in points.values() for value in values)
             points = {rate: [level] for rate in (min(rates), max(rates))}
-        traces.append(_line(method, style, list(points), list(points.values())))
+        trace = _line(method, style, list(points), list(points.values()))
+        if lit is None or method in lit or mine[0].family == BASELINE:
+            own.append(trace)
+        else:
+            grey.append(_greyed(trace))
+    labels = [] if lit is None else _labels(own, [*own, *grey])
+    words = [rate_in_words(records, rate) for rate in rates]
+    named = {"ticktext": words} if any("=" in word for word in words) else {}
     return {
-        "data": traces,
+        "data": [*grey, *own],
         "layout": {
-            "xaxis": {"title": {"text": "keep rate"}, "tickvals": list(rates)},
+            "xaxis": {"title": {"text": "keep rate"}, "tickvals": list(rates)} | named,
             "yaxis": {"title": {"text": _metric_name(records)}},
+            **({"annotations": labels, "margin": LABEL_MARGIN} if labels else {}),
         },
     }
+
+
+LABEL_MARGIN = {"l": 8, "r": 92, "t": 12, "b": 8}
+LABEL_SPACING = 14
+"""Pixels from one name to the next."""
+PLOT_PIXELS = 240
+"""Height of what is between the axes, about."""
+
+
+def _greyed(trace: Trace) -> Trace:
+    """Return a line that is there to compare with."""
+    marker = {**trace["marker"], "color": SOFT, "size": 3}
+    return {
+        **{name: value for name, value in trace.items() if name != "error_y"},
+        "line": {"color": SOFT, "dash": "solid", "width": 1},
+        "marker": marker,
+        "opacity": GREYED,
+        "hoverinfo": "skip",
+    }
+
+
+GREYED = 0.3
+
+
+def _labels(named: Sequence[Trace], drawn: Sequence[Trace]) -> list[Trace]:
+    """Return a name at the right end of each line, moved apart where they would overlap."""
+    values = [y for trace in drawn for y in trace["y"]]
+    pixels = PLOT_PIXELS / (max(values) - min(values) or 1)
+    ends = sorted(named, key=lambda trace: trace["y"][-1])
+    labels, taken = [], -float("inf")
+    for trace in ends:
+        height = trace["y"][-1] * pixels
+        taken = max(height, taken + LABEL_SPACING)
+        labels.append(
+            {
+                "x": trace["x"][-1],
+                "y": trace["y"][-1],
+                "text": trace["name"],
+                "name": trace["meta"],
+                "showarrow": False,
+                "xanchor": "left",
+                "xshift": 8,
+                "yshift": round(taken - height),
+                "font": {"color": trace["line"]["color"], "size": 11},
+            }
+        )
+    return labels
 
 
 def accuracy_by_cost(
@@ -142,6 +197,34 @@ def by_block(
     }
 
 
+def finding(figure: Figure) -> str:
+    """Say what a figure shows: where its lines begin and end, or its least and largest field."""
+    if "z" in figure["data"][0]:
+        return "; ".join(_field_words(trace) for trace in figure["data"])
+    own = [trace for trace in figure["data"] if trace.get("opacity") != GREYED]
+    return "; ".join(
+        f"{trace['name']} {trace['y'][0]} at {trace['x'][0]}"
+        + (f" to {trace['y'][-1]} at {trace['x'][-1]}" if len(trace["x"]) > 1 else "")
+        for trace in own
+    )
+
+
+def _field_words(trace: Mapping[str, Any]) -> str:
+    fields = [
+        (value, trace["y"][row], trace["x"][column])
+        for row, values in enumerate(trace["z"])
+        for column, value in enumerate(values)
+        if value is not None and "x" in trace
+    ]
+    if not fields:
+        return "no values"
+    least, most = min(fields), max(fields)
+    return (
+        f"from {least[0]:.3g} ({least[1]} and {least[2]}) to {most[0]:.3g} "
+        f"({most[1]} and {most[2]})"
+    )
+
+
 def _by_rate(records: Iterable[CellRecord]) -> dict[float, list[float]]:
     points: dict[float, list[float]] = {}
     for record in sorted(records, key=lambda record: record.keep_rate):
@@ -151,7 +234,7 @@ def _by_rate(records: Iterable[CellRecord]) -> dict[float, list[float]]:
 
 def _line(
     method: str, style: MethodStyle, x: Sequence[float], seeds: Sequence[Sequence[float]]
-) -> dict[str, Any]:
+) -> Trace:
     """A method's line; every point is the mean of its seeds, with their deviation as a bar."""
     trace = {
         "type": "scatter",
@@ -170,13 +253,13 @@ def _line(
     return trace
 
 
-def _cost_line(records: Sequence[CellRecord], style: MethodStyle, cost: str) -> dict[str, Any]:
+def _cost_line(records: Sequence[CellRecord], style: MethodStyle, cost: str) -> Trace:
     """The cells of a method and capacity, seeds apart, joined in the order of their keep rates."""
     records = sorted(records, key=lambda record: (record.keep_rate, record.seed))
-    costs = [COSTS[cost].of(record, cost) for record in records]
+    costs = [float(record.metrics[cost]) for record in records]
     accuracies = [[record.metrics["accuracy"]] for record in records]
     trace = _line(records[0].method, style, costs, accuracies)
-    words = [f"{escape(r.capacity)}, keep rate {r.keep_rate:g}, seed {r.seed}" for r in records]
+    words = [f"{escape(r.capacity)}, {asked_for(escape(r.budget))}, seed {r.seed}" for r in records]
     unit = COSTS[cost].unit
     return trace | {
         "text": words,
@@ -184,11 +267,11 @@ def _cost_line(records: Sequence[CellRecord], style: MethodStyle, cost: str) -> 
     }
 
 
-def _marker(style: MethodStyle, size: int = 8) -> dict[str, Any]:
+def _marker(style: MethodStyle, size: int = 8) -> Trace:
     return {"color": style.colour, "symbol": style.symbol, "size": size}
 
 
-def _front(records: Sequence[CellRecord], cost: str) -> list[dict[str, Any]]:
+def _front(records: Sequence[CellRecord], cost: str) -> list[Trace]:
     best = on_front(records, cost)
     if not best:
         return []
@@ -197,7 +280,7 @@ def _front(records: Sequence[CellRecord], cost: str) -> list[dict[str, Any]]:
             "type": "scatter",
             "mode": "lines",
             "name": "Pareto front",
-            "x": [COSTS[cost].of(record, cost) for record in best],
+            "x": [float(record.metrics[cost]) for record in best],
             "y": [record.metrics["accuracy"] for record in best],
             "line": {"color": SOFT, "dash": "dash", "width": 1},
             "hoverinfo": "skip",

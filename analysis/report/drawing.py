@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from analysis.aliases import Trace
 from analysis.report.charts import Figure
 from analysis.report.style import THEME
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Drawing
 
@@ -109,10 +111,12 @@ def _draw_panel(axis: "Axes", panel: Figure) -> None:
         _axis(axis, name, described)
 
 
-def _axis(axis: "Axes", name: str, described: Mapping[str, Any]) -> None:
+def _axis(axis: "Axes", name: str, described: Trace) -> None:
     axis.set(**{f"{name}label": _plain(described.get("title", {}).get("text", ""))})
     if "tickvals" in described:
         axis.set(**{f"{name}ticks": described["tickvals"]})
+    if "ticktext" in described:
+        axis.set(**{f"{name}ticklabels": described["ticktext"]})
     if "range" in described:
         axis.set(**{f"{name}lim": described["range"]})
     if described.get("rangemode") == "tozero":
@@ -121,7 +125,7 @@ def _axis(axis: "Axes", name: str, described: Mapping[str, Any]) -> None:
         axis.invert_yaxis()
 
 
-def _scatter(axis: "Axes", trace: Mapping[str, Any]) -> None:
+def _scatter(axis: "Axes", trace: Trace) -> None:
     line, marker = trace.get("line", {}), trace.get("marker", {})
     axis.errorbar(
         [_plain(x) for x in trace["x"]],
@@ -138,7 +142,7 @@ def _scatter(axis: "Axes", trace: Mapping[str, Any]) -> None:
     )
 
 
-def _heatmap(axis: "Axes", trace: Mapping[str, Any]) -> None:
+def _heatmap(axis: "Axes", trace: Trace) -> None:
     values = np.array(trace["z"], dtype=np.float64)
     shape: Literal["auto", "equal"] = (
         "auto" if "x" in trace else "equal"
@@ -158,7 +162,7 @@ def _heatmap(axis: "Axes", trace: Mapping[str, Any]) -> None:
     axis.figure.colorbar(picture, ax=axis, ticks=[trace["zmin"], trace["zmax"]])
 
 
-def _is_light(value: float, trace: Mapping[str, Any]) -> bool:
+def _is_light(value: float, trace: Trace) -> bool:
     """Tell whether a field of a heat map is bright, as dark text needs it."""
     if trace["zmin"] < 0:
         return abs(value) < 0.8
@@ -166,7 +170,7 @@ def _is_light(value: float, trace: Mapping[str, Any]) -> bool:
     return bool(upper_half != trace.get("reversescale", False))
 
 
-def _words(trace: Mapping[str, Any]) -> np.ndarray:
+def _words(trace: Trace) -> np.ndarray:
     """Return what stands in each field of a heat map."""
     if trace.get("texttemplate") == "%{text}":
         return np.array(trace["text"])
@@ -176,7 +180,7 @@ def _words(trace: Mapping[str, Any]) -> np.ndarray:
     return np.array([["" if z is None else format(z, form) for z in row] for row in trace["z"]])
 
 
-def _colour_map(trace: Mapping[str, Any]) -> Any:
+def _colour_map(trace: Trace) -> Any:
     from matplotlib.colors import LinearSegmentedColormap
 
     scale = trace["colorscale"]
@@ -187,7 +191,7 @@ def _colour_map(trace: Mapping[str, Any]) -> Any:
 
 def _legend(drawing: "Drawing", columns: int) -> None:
     """Name every method once, below all panels."""
-    entries: dict[str, Any] = {}
+    entries: dict[str, Artist] = {}
     for axis in drawing.axes:
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
             entries.setdefault(label, handle)

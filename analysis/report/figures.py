@@ -14,8 +14,9 @@ from analysis.report import drawing, markup, mosaic, style
 from analysis.report.charts import Figure
 from analysis.report.drawing import Format, draw
 from analysis.report.mosaic import Mosaic
+from reduction import painting
 
-DRAWING: tuple[ModuleType, ...] = (drawing, mosaic, overlays, style)
+DRAWING: tuple[ModuleType, ...] = (drawing, mosaic, overlays, painting, style)
 """What decides how a given figure looks."""
 
 

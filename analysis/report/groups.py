@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.records import CellRecord, cells_at_rate
+from analysis.records import CellRecord, cells_at_rate, rate_in_words
 from analysis.report.style import BASELINE
 
 Key = tuple[str, ...]
@@ -45,7 +45,7 @@ def at_each_rate(
         for rate in rates_of([cell for cell in cells if cell.family != BASELINE]):
             ids = {record.cell_id for record in cells_at_rate(cells, rate)}
             inside = rows["cell_a"].isin(ids) & rows["cell_b"].isin(ids)
-            yield (*setting, f"{rate:g}"), rows[inside]
+            yield (*setting, rate_in_words(cells, rate)), rows[inside]
 
 
 def group(records: Sequence[CellRecord], field: str) -> dict[Any, list[CellRecord]]:

@@ -8,7 +8,6 @@ import pandas as pd
 from analysis.records import CellRecord
 from analysis.report import markup, matrices
 from analysis.report.figures import Panels
-from analysis.report.findings import Findings
 from analysis.report.groups import (
     AT_RATE,
     SETTING,
@@ -19,10 +18,11 @@ from analysis.report.groups import (
     title,
 )
 from analysis.report.matrices import Scale
+from analysis.report.report_context import ReportContext
 from analysis.report.style import BASELINE, ordered_methods
 
 
-class _Measure(NamedTuple):
+class _MapMeasure(NamedTuple):
     """A metric of two maps."""
 
     columns: tuple[str, str]
@@ -33,16 +33,16 @@ class _Measure(NamedTuple):
 
 
 _MEASURES = {
-    "Jensen-Shannon divergence": _Measure(("jsd", "jsd"), True, ".3f", "bits, from 0 to 1"),
-    "earth mover's distance": _Measure(
+    "Jensen-Shannon divergence": _MapMeasure(("jsd", "jsd"), True, ".3f", "bits, from 0 to 1"),
+    "earth mover's distance": _MapMeasure(
         ("emd", "emd"), True, ".2f", "mean way in patches that turns one map into the other"
     ),
-    "Kullback-Leibler divergence": _Measure(
+    "Kullback-Leibler divergence": _MapMeasure(
         ("kl_ab", "kl_ba"), True, ".3f", "of B from A, bits, without bound"
     ),
-    "Pearson correlation": _Measure(("pcc", "pcc"), False, ".2f", "over the patches, -1 to 1"),
-    "Spearman correlation": _Measure(("scc", "scc"), False, ".2f", "over the patches, -1 to 1"),
-    "SIM": _Measure(("sim", "sim"), False, ".2f", "what the maps have in common, from 0 to 1"),
+    "Pearson correlation": _MapMeasure(("pcc", "pcc"), False, ".2f", "over the patches, -1 to 1"),
+    "Spearman correlation": _MapMeasure(("scc", "scc"), False, ".2f", "over the patches, -1 to 1"),
+    "SIM": _MapMeasure(("sim", "sim"), False, ".2f", "what the maps have in common, from 0 to 1"),
 }
 _IN_FILES = "Jensen-Shannon divergence"
 """The others are in the page and the tables: files of all take minutes to draw."""
@@ -72,12 +72,13 @@ _PARTS = (
 )  # fmt: skip
 
 
-def compared(findings: Findings) -> str:
+def compared(findings: ReportContext) -> str:
     """Matrices of how alike depth maps are, across datasets and within one."""
+    budgets = {record.cell_id: record.budget for record in findings.records}
     table = findings.table("heatmaps").rename(columns={"dataset": "dataset_a"})
     reduced = (table["family_a"] != BASELINE) & (table["family_b"] != BASELINE)
     rows = table[reduced].assign(
-        **{f"keep_rate_{side}": table[f"keep_rate_{side}"].map("{:g}".format) for side in "ab"}
+        **{f"keep_rate_{side}": table[f"cell_{side}"].map(budgets) for side in "ab"}
     )
     scales = {
         name: Scale.fit(
@@ -92,7 +93,7 @@ def compared(findings: Findings) -> str:
 
 
 def _figure(
-    findings: Findings, part: _Part, rows: pd.DataFrame, scales: Mapping[str, Scale]
+    findings: ReportContext, part: _Part, rows: pd.DataFrame, scales: Mapping[str, Scale]
 ) -> str:
     rows = rows[rows["comparison"] == part.comparison]
     groups = {
@@ -113,9 +114,8 @@ def _figure(
         "A measure's colours mean the same in all these figures. A map is the mean over all "
         f"evaluation images: {images_used(findings.records)}."
     )
-    return markup.heading(part.heading) + markup.figure(
-        markup.views(shown, ("Measure", *part.axes)), caption
-    )
+    body = markup.figure(markup.views(shown, ("Measure", *part.axes)), caption)
+    return markup.part(part.heading, body, is_open=part.comparison == "models")
 
 
 def _groups(
@@ -126,7 +126,7 @@ def _groups(
         yield from ((key, inside) for key, inside in at_each_rate(records, rows) if len(inside))
         return
     words = {
-        record.cell_id: dict(zip(AT_RATE, (*setting, f"{record.keep_rate:g}"), strict=True))
+        record.cell_id: dict(zip(AT_RATE, (*setting, record.budget), strict=True))
         for setting, cells in by_setting(records).items()
         for record in cells
     }
@@ -149,7 +149,7 @@ def _panels(
 
 
 def _shown(
-    findings: Findings, part: _Part, key: Key, panels: Mapping[str, pd.DataFrame], scale: Scale
+    findings: ReportContext, part: _Part, key: Key, panels: Mapping[str, pd.DataFrame], scale: Scale
 ) -> str:
     names, measure = _names(findings.records, part.side), _MEASURES[key[0]]
     plots = {
@@ -162,7 +162,9 @@ def _shown(
     return markup.panels(charts, matrices.width(plots))
 
 
-def _both_ways(rows: pd.DataFrame, side: str, measure: _Measure) -> Mapping[tuple[str, str], float]:
+def _both_ways(
+    rows: pd.DataFrame, side: str, measure: _MapMeasure
+) -> Mapping[tuple[str, str], float]:
     """Values of (A, B) and of (B, A), for the table has every pair once."""
     ab, ba = (matrices.means(rows, side, column) for column in measure.columns)
     return {(b, a): value for (a, b), value in ba.items()} | ab
@@ -172,5 +174,6 @@ def _names(records: Sequence[CellRecord], side: str) -> list[str]:
     if side == "method":
         return ordered_methods(records)
     if side == "keep_rate":
-        return [f"{rate:g}" for rate in sorted({record.keep_rate for record in records})]
+        by_rate = sorted(records, key=lambda record: record.keep_rate)
+        return list(dict.fromkeys(record.budget for record in by_rate))
     return list(dict.fromkeys(getattr(record, side) for record in records))

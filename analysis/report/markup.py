@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from statistics import stdev
 
-from analysis.report.charts import Figure
+from analysis.report.charts import Figure, finding
 from analysis.report.groups import Key
 
 MISSING = "—"
@@ -39,9 +39,22 @@ def figure(html: str, caption: str) -> str:
     return f"<figure>{html}<figcaption>{escape(caption)}</figcaption></figure>"
 
 
+def caption(text: str) -> str:
+    """Return what explains the parts before it."""
+    return f'<p class="caption">{escape(text)}</p>'
+
+
 def folded(title: str, html: str) -> str:
     """Return a part that opens on a click."""
     return f"<details><summary>{escape(title)}</summary>{html}</details>"
+
+
+def part(title: str, html: str, *, is_open: bool) -> str:
+    """Return a part of a section under its heading, which opens and closes it."""
+    shown = " open" if is_open else ""
+    return (
+        f'<details class="part"{shown}><summary><h3>{escape(title)}</h3></summary>{html}</details>'
+    )
 
 
 def chart(plot: Figure, title: str) -> str:
@@ -52,9 +65,11 @@ def chart(plot: Figure, title: str) -> str:
     size = f"height:{layout['height']}px" if "height" in layout else ""
     # What has many columns scrolls inside its panel where the screen is narrow.
     width = f";min-width:{layout['meta']['min_width']}px" if "meta" in layout else ""
+    words = escape(f"{title}: {finding(plot)}")
     return (
-        f'<div class="panel"><h4>{escape(title)}</h4><div class="scroll"><div class="chart"'
-        f' style="{size}{width}" role="img" aria-label="{escape(title)}"></div>'
+        f'<div class="panel"><p class="title">{escape(title)}</p>'
+        f'<div class="scroll" tabindex="0" role="group" aria-label="Chart of {escape(title)}">'
+        f'<div class="chart" style="{size}{width}" role="img" aria-label="{words}"></div>'
         f'<script type="application/json">{data}</script></div></div>'
     )
 
@@ -64,30 +79,33 @@ def panels(html: Sequence[str], width: float = 20) -> str:
     return f'<div class="panels" style="--width:{width:g}rem">{"".join(html)}</div>'
 
 
-def views(html: Mapping[Key, str], axes: Sequence[str]) -> str:
+def views(html: Mapping[Key, str], axes: Sequence[str], opened: Key | None = None) -> str:
     """Return alternatives of which selects, one an axis, show one.
 
     Args:
         html: The alternatives, by a word for each axis.
         axes: Names of the axes; those of which no alternative has a word are left out.
+        opened: The alternative that is shown at first; None shows the first one.
     """
+    shown = opened or next(iter(html), ())
     used = [axis for axis in range(len(axes)) if any(key[axis] for key in html)]
-    keys = [[key[axis] for axis in used] for key in html]
     selects = "".join(
-        _select(axes[axis], list(dict.fromkeys(key[place] for key in keys)))
-        for place, axis in enumerate(used)
+        _select(axes[axis], list(dict.fromkeys(key[axis] for key in html)), shown[axis])
+        for axis in used
     )
     bodies = "".join(
-        f'<div class="view" data-key="{escape(json.dumps(key))}"{" hidden" if place else ""}>'
-        f"{body}</div>"
-        for place, (key, body) in enumerate(zip(keys, html.values(), strict=True))
+        f'<div class="view" data-key="{escape(json.dumps([key[axis] for axis in used]))}"'
+        f"{'' if key == shown else ' hidden'}>{body}</div>"
+        for key, body in html.items()
     )
     return f'<div class="views"><div class="choices">{selects}</div>{bodies}</div>'
 
 
-def _select(name: str, words: Sequence[str]) -> str:
+def _select(name: str, words: Sequence[str], chosen: str) -> str:
     options = "".join(
-        f'<option value="{escape(word)}">{escape(word or "all")}</option>' for word in words
+        f'<option value="{escape(word)}"{" selected" if word == chosen else ""}>'
+        f"{escape(word or 'all')}</option>"
+        for word in words
     )
     return f"<label>{escape(name)} <select>{options}</select></label>"
 
@@ -118,9 +136,9 @@ def table(
         filters: Columns that a select filters by.
     """
     first = len(columns) - numbers
-    head = "".join(_cell("th", escape(column), i >= first) for i, column in enumerate(columns))
+    head = "".join(_heading_cell(escape(column), i >= first) for i, column in enumerate(columns))
     body = "".join(
-        "<tr>" + "".join(_cell("td", html, i >= first) for i, html in enumerate(row)) + "</tr>"
+        "<tr>" + "".join(_cell(html, i >= first) for i, html in enumerate(row)) + "</tr>"
         for row in html_rows
     )
     choices = "".join(
@@ -135,8 +153,8 @@ def table(
     return (
         f'<div class="table">{controls if len(html_rows) >= FEWEST_FILTERED else ""}'
         f'<div class="scroll" tabindex="0" role="region" aria-label="Table of {escape(name)}">'
-        f'<table data-name="{escape(name)}"><thead><tr>{head}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div></div>"
+        f'<table data-name="{escape(name)}"><caption>{escape(name)}</caption>'
+        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div></div>"
     )
 
 
@@ -151,5 +169,9 @@ def mean_std(values: Sequence[float], form: str = ".2f") -> str:
     return f"{mean} ± {stdev(values):{form}}" if len(values) > 1 else mean
 
 
-def _cell(tag: str, html: str, is_number: bool) -> str:
-    return f"<{tag}{' class=number' if is_number else ''}>{html}</{tag}>"
+def _heading_cell(html: str, is_number: bool) -> str:
+    return f'<th scope="col"{" class=number" if is_number else ""}>{html}</th>'
+
+
+def _cell(html: str, is_number: bool) -> str:
+    return f"<td{' class=number' if is_number else ''}>{html}</td>"

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from analysis.overlays import COLOUR_LETTERS, DROPPED, HUES, KEPT
 from analysis.report.drawing import DOTS_PER_INCH, Format, drawing_of, encoded
 from analysis.report.style import INK, THEME
+from reduction.painting import DROPPED_OPACITY, GREY, WHITE, Pixels, painted
 
 TILE = 112
 """Side of a drawn image in pixels, or a little less or more for whole pixels a patch."""
@@ -20,11 +20,10 @@ GAP, LINE = 8, 20
 """Pixels between tiles, and of a line of text."""
 LETTER = 7.5
 """Pixels that a letter takes on average."""
-GREY, WHITE = (153, 153, 153), (255, 255, 255)
-DROPPED_OPACITY, GROUP_OPACITY = 0.88, 0.55
+GROUP_OPACITY = 0.55
 
 
-class Row(NamedTuple):
+class MosaicRow(NamedTuple):
     """One image."""
 
     title: str
@@ -52,7 +51,7 @@ class Mosaic:
     grid: tuple[int, int]
     methods: Sequence[str]
     blocks: Sequence[int]
-    images: Sequence[Row]
+    images: Sequence[MosaicRow]
 
     def draw(self) -> Mapping[Format, bytes]:
         """Return the file of each format."""
@@ -91,14 +90,14 @@ class Mosaic:
         step = self._tile[0] + GAP
         return 2 * LINE + image * (LINE + GAP + len(self.blocks) * step) + block * step
 
-    def _pixels(self) -> NDArray[np.uint8]:
+    def _pixels(self) -> Pixels:
         size = (self._top(len(self.images)) - LINE, self._left(len(self.methods)))
         pixels = np.full((*size, 3), WHITE, dtype=np.uint8)
         for x, y, tile in self._tiles():
             pixels[y : y + tile.shape[0], x : x + tile.shape[1]] = tile
         return pixels
 
-    def _tiles(self) -> Iterator[tuple[int, int, NDArray[np.uint8]]]:
+    def _tiles(self) -> Iterator[tuple[int, int, Pixels]]:
         for place, row in enumerate(self.images):
             plain = picture_pixels(row.picture, self._tile)
             yield 0, self._top(place), plain
@@ -125,7 +124,7 @@ class Mosaic:
         return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
-def picture_pixels(picture: str | None, size: tuple[int, int]) -> NDArray[np.uint8]:
+def picture_pixels(picture: str | None, size: tuple[int, int]) -> Pixels:
     """Return a picture, given as a data URI, as RGB, uint8 [height, width, 3]; grey for none."""
     height, width = size
     if picture is None:
@@ -135,7 +134,7 @@ def picture_pixels(picture: str | None, size: tuple[int, int]) -> NDArray[np.uin
     return np.asarray(resized)
 
 
-def overlaid(pixels: NDArray[np.uint8], overlay: str, grid: tuple[int, int]) -> NDArray[np.uint8]:
+def overlaid(pixels: Pixels, overlay: str, grid: tuple[int, int]) -> Pixels:
     """Draw an overlay over an image: grey or coloured patches, and borders where they end.
 
     Args:
@@ -144,16 +143,9 @@ def overlaid(pixels: NDArray[np.uint8], overlay: str, grid: tuple[int, int]) -> 
         grid: Rows and columns of patches.
     """
     letters = np.array(list(overlay)).reshape(grid)
-    patch = pixels.shape[0] // grid[0], pixels.shape[1] // grid[1]
     looks = {letter: _look(letter) for letter in set(overlay)}
-    colours = np.array([[looks[letter] for letter in row] for row in letters])
-    colours = colours.repeat(patch[0], axis=0).repeat(patch[1], axis=1)
-    opacity = colours[..., 3:]
-    drawn = (pixels * (1 - opacity) + colours[..., :3] * opacity).round().astype(np.uint8)
-    wide = letters.repeat(patch[0], axis=0).repeat(patch[1], axis=1)
-    drawn[:-1][wide[:-1] != wide[1:]] = WHITE
-    drawn[:, :-1][wide[:, :-1] != wide[:, 1:]] = WHITE
-    return drawn
+    paint = np.array([[looks[letter] for letter in row] for row in letters])
+    return painted(pixels, letters, paint[..., :3], paint[..., 3])
 
 
 def _look(letter: str) -> tuple[float, ...]:

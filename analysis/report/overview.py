@@ -1,24 +1,21 @@
 """The report's sections on the study's cells: each takes the findings and returns HTML."""
 
 from collections import Counter
-from collections.abc import Sequence
 from html import escape
-from statistics import fmean
 
 from analysis.records import CellRecord
 from analysis.report import markup
-from analysis.report.findings import Findings
-from analysis.report.groups import by_setting, evaluated, images_used, title
-from analysis.report.performance import NOTHING_EVALUATED
-from analysis.report.style import BASELINE
+from analysis.report.first_screen import answers
+from analysis.report.groups import evaluated, images_used
+from analysis.report.report_context import ReportContext
 
 STATES = ("done", "running", "trained", "interrupted", "pending", "recorded", "failed",
           "damaged")  # fmt: skip
 """Order of the states in the summary; others follow."""
 
 
-def summary(findings: Findings) -> str:
-    """Cells by state, and the best cell of every dataset and capacity."""
+def summary(findings: ReportContext) -> str:
+    """What budgets buy in every setting, then how far the study is."""
     records = findings.records
     counts = Counter(record.state for record in records)
     states = [state for state in STATES if counts[state]]
@@ -34,33 +31,35 @@ def summary(findings: Findings) -> str:
     )
     total = f'<div class="tile"><b>{len(records)}</b>cells</div>'
     head = f'<div class="tiles">{total}{tiles}</div><div class="bar" aria-hidden="true">{bar}</div>'
-    return head + _best_cells(evaluated(records))
+    return answers(findings) + markup.heading("Progress") + head
 
 
-def cells(findings: Findings) -> str:
+def cells(findings: ReportContext) -> str:
     """Every cell with its state, to be sorted and filtered."""
     columns = ("Method", "Dataset", "Capacity", "State", "Keep rate", "Seed", "Epoch", "Accuracy",
-               "GMACs", "M params", "Images/s", "MiB", "Tokens", "Data wait")  # fmt: skip
+               "95 % from", "to", "GMACs", "M params", "Speed-up", "Images/s", "ms", "MiB",
+               "Tokens", "Data wait")  # fmt: skip
+    shown = findings.measured_on(next(iter(findings.devices), None))
     body = markup.table(
         columns,
-        [_row(record) for record in findings.records],
+        [_row(record, findings.intervals.get(record.cell_id)) for record in shown],
         name="cells",
-        numbers=10,
+        numbers=14,
         filters=("Dataset", "Capacity", "Method", "State"),
     )
     caption = (
         "Every cell of the study, also those that failed or are not finished, with the reason; "
         "click a heading to sort. Accuracy is top-1 or mAP, in percent; tokens are the mean live "
-        "patch tokens after each reduction stage. Images/s were measured beside whatever else the "
-        "device was doing, such as training other cells: compare methods by GMACs, or on a quiet "
-        "device. MiB is the peak memory of the GPU. Data wait is the share of the training time in "
-        "which the model waited for images. Evaluated on all evaluation images: "
+        "patch tokens after each reduction stage. Speed-up, images/s, milliseconds for one image "
+        "and MiB are measured alone on the study's main device, and missing until then. Data wait "
+        "is the share of the training time in which the model waited for images. Evaluated on all "
+        "evaluation images: "
         f"{images_used(evaluated(findings.records))}."
     )
     return markup.figure(body, caption)
 
 
-def provenance(findings: Findings) -> str:
+def provenance(findings: ReportContext) -> str:
     """Where the numbers come from."""
     metrics = [record.metrics for record in findings.records]
     chosen = sorted({str(m["select_on"]) for m in metrics if "select_on" in m})
@@ -74,52 +73,7 @@ def provenance(findings: Findings) -> str:
     return f"<dl>{items}</dl>"
 
 
-def _best_cells(done: Sequence[CellRecord]) -> str:
-    settings = by_setting(done)
-    rows = [row for setting, cells in settings.items() if (row := _best(title(setting), cells))]
-    if not rows:
-        return markup.empty(NOTHING_EVALUATED)
-    columns = ("Dataset · capacity", "Best method", "Keep rate", "Accuracy", "vs. baseline",
-               "GMACs", "vs. baseline")  # fmt: skip
-    caption = (
-        "The most accurate method and keep rate of every dataset and capacity, and what it loses "
-        "and saves against the model without reduction (means over seeds, ± standard deviation). "
-        f"Computed on all evaluation images: {images_used(done)}."
-    )
-    return markup.figure(markup.table(columns, rows, name="best cells", numbers=5), caption)
-
-
-def _best(name: str, records: Sequence[CellRecord]) -> list[str] | None:
-    seeds: dict[tuple[str, float], list[CellRecord]] = {}
-    for record in records:
-        if record.family != BASELINE:
-            seeds.setdefault((record.method, record.keep_rate), []).append(record)
-    if not seeds:
-        return None
-    (method, rate), best = max(seeds.items(), key=lambda item: _accuracy(item[1]))
-    base = [record for record in records if record.family == BASELINE]
-    macs, base_macs = _macs(best), _macs(base)
-    return [
-        escape(name),
-        escape(method),
-        f"{rate:g}",
-        markup.mean_std([record.metrics["accuracy"] for record in best]),
-        markup.number(_accuracy(best) - _accuracy(base) if base else None, "+.2f"),
-        markup.number(macs, ".3g"),
-        markup.number(macs / base_macs - 1 if macs and base_macs else None, "+.0%"),
-    ]
-
-
-def _accuracy(records: Sequence[CellRecord]) -> float:
-    return fmean(record.metrics["accuracy"] for record in records)
-
-
-def _macs(records: Sequence[CellRecord]) -> float | None:
-    known = [record.metrics["gmacs"] for record in records if record.metrics.get("gmacs")]
-    return fmean(known) if known else None
-
-
-def _row(record: CellRecord) -> list[str]:
+def _row(record: CellRecord, interval: tuple[float, float] | None) -> list[str]:
     metrics, progress = record.metrics, record.progress
     left = metrics.get("tokens") or {}
     tokens = " · ".join(f"{left[str(b)]:.3g}" for b in record.stages if str(b) in left)
@@ -131,13 +85,16 @@ def _row(record: CellRecord) -> list[str]:
         escape(record.dataset),
         escape(record.capacity),
         _state(record),
-        f"{record.keep_rate:g}",
+        escape(record.budget),
         str(record.seed),
         epoch,
         markup.number(metrics.get("accuracy")),
+        *(markup.number(end) for end in interval or (None, None)),
         markup.number(metrics.get("gmacs"), ".3g"),
         markup.number(parameters and parameters / 1e6, ".3g"),
+        markup.number(metrics.get("speed_up")),
         markup.number(metrics.get("images_per_second"), ".0f"),
+        markup.number(metrics.get("latency_ms"), ".3g"),
         markup.number(metrics.get("peak_memory_mb"), ".0f"),
         tokens or markup.MISSING,
         markup.number(progress.get("data_wait"), ".0%"),

@@ -11,17 +11,19 @@ from plotly.offline import get_plotlyjs
 
 from analysis.records import CellRecord
 from analysis.report import (
+    images,
     maps_compared,
     markup,
-    overlays,
     overview,
-    patterns,
     performance,
-    statistics,
+    significance,
+    similarity,
 )
 from analysis.report.figures import Figures
-from analysis.report.findings import Findings
+from analysis.report.report_context import ReportContext
 from analysis.samples import Sample
+from analysis.speeds import measured_records
+from analysis.tables import table
 
 
 class Section(NamedTuple):
@@ -29,7 +31,7 @@ class Section(NamedTuple):
 
     anchor: str
     title: str
-    body: Callable[[Findings], str]
+    body: Callable[[ReportContext], str]
     """Returns the section's HTML, without its heading."""
 
 
@@ -37,19 +39,19 @@ SECTIONS = (
     Section("summary", "Summary", overview.summary),
     Section("accuracy", "Accuracy", performance.accuracy),
     Section("cost", "Cost", performance.cost),
-    Section("ranks", "Ranks", statistics.ranks),
-    Section("depth", "Token depth", patterns.token_depth),
-    Section("images", "On single images", overlays.images),
+    Section("ranks", "Ranks", significance.ranks),
+    Section("depth", "Token depth", similarity.token_depth),
+    Section("images", "On single images", images.images),
     Section("maps", "Depth maps compared", maps_compared.compared),
-    Section("similarity", "Similarity of methods", patterns.similarity),
-    Section("correlations", "Likeness and accuracy", statistics.correlations),
+    Section("similarity", "Similarity of methods", similarity.similarity),
+    Section("correlations", "Likeness and accuracy", significance.correlations),
     Section("cells", "All cells", overview.cells),
     Section("provenance", "Provenance", overview.provenance),
 )
 """The page's sections, in order."""
 
 
-class Report(NamedTuple):
+class RenderedReport(NamedTuple):
     """What a study comes to."""
 
     page: str
@@ -64,7 +66,7 @@ def render(
     tables: Mapping[str, pd.DataFrame],
     provenance: Mapping[str, str],
     samples: Sequence[Sample] = (),
-) -> Report:
+) -> RenderedReport:
     """Write the report of a study, finished or not, as one HTML page that needs no network.
 
     Args:
@@ -75,7 +77,8 @@ def render(
         provenance: What to state about the origin of the numbers, name -> value.
         samples: Chosen images of its settings, with what the cells made of them.
     """
-    findings = Findings(records, tables, provenance, samples)
+    results = tables["results"] if "results" in tables else table("results", ())
+    findings = ReportContext(measured_records(records, results), tables, provenance, samples)
     content = [markup.section(s.anchor, s.title, s.body(findings)) for s in SECTIONS]
     page = Template(_asset("page.html")).substitute(
         title=escape(study_name),
@@ -85,7 +88,7 @@ def render(
         script=_asset("script.js") + _asset("overlays.js"),
         content="\n".join(content),
     )
-    return Report(page, findings.figures)
+    return RenderedReport(page, findings.figures)
 
 
 def _asset(name: str) -> str:

@@ -1,10 +1,10 @@
 """Small heat maps as images inside the page."""
 
-import struct
-import zlib
+import io
 from base64 import b64encode
 
 import numpy as np
+from PIL import Image
 
 CIVIDIS = np.array(
     [
@@ -24,16 +24,6 @@ def heat_map_uri(values: np.ndarray, low: float, high: float) -> str:
     steps = np.arange(len(CIVIDIS))
     colours = [np.interp(places, steps, CIVIDIS[:, channel]) for channel in range(3)]
     pixels = np.stack(colours, axis=-1).round().astype(np.uint8)
-    return "data:image/png;base64," + b64encode(_png(pixels)).decode()
-
-
-def _png(pixels: np.ndarray) -> bytes:
-    """Encode RGB pixels, uint8 [rows, columns, 3], as a PNG file."""
-    rows, columns = pixels.shape[:2]
-    lines = b"".join(b"\0" + line.tobytes() for line in pixels)
-    header = struct.pack(">IIBBBBB", columns, rows, 8, 2, 0, 0, 0)
-    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(lines, 9)), (b"IEND", b"")]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-        for kind, data in chunks
-    )
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG", optimize=True)
+    return "data:image/png;base64," + b64encode(file.getvalue()).decode()

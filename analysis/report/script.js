@@ -27,14 +27,23 @@ function layoutOf(figure) {
   return { ...common, ...own, xaxis: { ...common.xaxis, ...own.xaxis }, yaxis: { ...common.yaxis, ...own.yaxis } };
 }
 
+// Starting plotly takes longer than all else on the page: it starts with the first chart that is drawn.
+function startPlotly() {
+  const kept = document.getElementById("plotly");
+  if (!kept) return;
+  const script = document.createElement("script");
+  script.textContent = kept.textContent;
+  kept.replaceWith(script);
+}
+
 const isDrawn = (chart) => chart.classList.contains("js-plotly-plot");
 
 function draw(chart) {
+  startPlotly();
   const figure = themed(chart.nextElementSibling.textContent);
-  for (const trace of figure.data) trace.visible = !hidden.has(trace.meta);
   const layout = layoutOf(figure);
   if (root.classList.contains("paper")) layout.width = chart.clientWidth;
-  Plotly.react(chart, figure.data, layout, { responsive: true, displayModeBar: false });
+  Plotly.react(chart, figure.data, layout, { responsive: true, displayModeBar: false }).then(() => light(chart));
 }
 
 const charts = [...document.querySelectorAll(".chart")];
@@ -42,7 +51,10 @@ const charts = [...document.querySelectorAll(".chart")];
 // A page may have thousands of charts: they are drawn once they come near the screen.
 const nearScreen = new IntersectionObserver((entries) => {
   for (const { isIntersecting, target } of entries) {
-    if (isIntersecting && !isDrawn(target)) draw(target);
+    if (isIntersecting && !isDrawn(target)) {
+      draw(target);
+      offerValues(target);
+    }
   }
 }, { rootMargin: "600px" });
 
@@ -50,33 +62,98 @@ function redraw() {
   charts.filter(isDrawn).forEach(draw);
 }
 
-// Legend: a button hides or shows its method in every chart; pointing at one dims all others.
+// Legend: a click on a method lights it in all charts, maps and tables, others fade; pointing at it
+// does so in charts for as long. Only the opacity of what is drawn changes: no chart is drawn anew.
 
-const hidden = new Set();
+const lit = new Set();
+let pointedAt = null;
 const buttons = [...document.querySelectorAll("[data-method]")];
 
-function toggle(method) {
-  hidden.delete(method) || hidden.add(method);
-  for (const button of buttons) button.setAttribute("aria-pressed", !hidden.has(button.dataset.method));
-  for (const chart of charts.filter(isDrawn)) {
-    if (chart.data.some((trace) => trace.meta === method)) draw(chart);
-  }
+const isFaded = (method) => {
+  const chosen = pointedAt === null ? lit : new Set([pointedAt]);
+  return chosen.size > 0 && !chosen.has(method);
+};
+
+function light(chart) {
+  const lines = chart.querySelectorAll(".scatterlayer > .trace");
+  chart.data.forEach((trace, i) => {
+    if (!lines[i] || trace.meta === undefined) return;
+    const own = trace.opacity ?? 1;
+    lines[i].style.opacity = isFaded(trace.meta) ? 0.08 : !lit.size && pointedAt === null ? own : Math.max(own, 0.9);
+  });
+  const names = chart.querySelectorAll(".annotation");
+  (chart.layout.annotations ?? []).forEach((label, i) => {
+    if (names[i]) names[i].style.opacity = isFaded(label.name) ? 0.15 : "";
+  });
 }
 
-function emphasise(method) {
-  for (const chart of charts.filter(isDrawn)) {
-    const lines = chart.querySelectorAll(".scatterlayer > .trace");
-    const shown = chart.data.filter((trace) => trace.visible);
-    if (lines.length !== shown.length) continue;
-    lines.forEach((line, i) => { line.style.opacity = method && shown[i].meta !== method ? 0.12 : ""; });
-  }
+function lightAll() {
+  charts.filter(isDrawn).forEach(light);
+}
+
+function toggle(method) {
+  lit.delete(method) || lit.add(method);
+  for (const button of buttons) button.setAttribute("aria-pressed", lit.has(button.dataset.method));
+  for (const part of document.querySelectorAll("[data-of]")) part.classList.toggle("faded", isFaded(part.dataset.of));
+  tables.forEach((table) => table.light());
+  lightAll();
 }
 
 for (const button of buttons) {
   const { method } = button.dataset;
   button.addEventListener("click", () => toggle(method));
-  for (const event of ["pointerenter", "focus"]) button.addEventListener(event, () => emphasise(method));
-  for (const event of ["pointerleave", "blur"]) button.addEventListener(event, () => emphasise(null));
+  for (const [event, at] of [["pointerenter", method], ["pointerleave", null]]) {
+    button.addEventListener(event, () => {
+      pointedAt = at;
+      lightAll();
+    });
+  }
+}
+
+// The values of a chart as a table, made when it is asked for.
+
+function valuesOf(figure) {
+  if (figure.data[0].z) {
+    const [{ x, y, z, customdata }] = figure.data;
+    // Where colours mean something else than the values, these are beside them.
+    const values = customdata?.flat().some(Number.isFinite) ? customdata : z;
+    return [["", ...x], ...values.map((row, i) => [y[i], ...row.map((value) => value ?? "—")])];
+  }
+  const rows = figure.data.flatMap((trace) => trace.x.map((x, i) => [trace.name, trace.text?.[i] ?? "", x, trace.y[i]]));
+  const title = (axis) => figure.layout[axis]?.title?.text ?? "";
+  return [["", "", title("xaxis"), title("yaxis")], ...rows];
+}
+
+function tableOf([head, ...rows]) {
+  const cell = (tag, html, scope) => {
+    const element = document.createElement(tag);
+    element.innerHTML = html;
+    if (scope) element.scope = scope;
+    return element;
+  };
+  const line = (cells) => {
+    const row = document.createElement("tr");
+    row.append(...cells);
+    return row;
+  };
+  const table = document.createElement("table");
+  table.createTHead().append(line(head.map((word) => cell("th", word, "col"))));
+  table.createTBody().append(...rows.map(([first, ...rest]) =>
+    line([cell("th", first, "row"), ...rest.map((value) => cell("td", value))])));
+  return table;
+}
+
+function offerValues(chart) {
+  const details = document.createElement("details");
+  details.className = "values";
+  details.append(Object.assign(document.createElement("summary"), { textContent: "Values" }));
+  details.addEventListener("toggle", () => {
+    if (details.children.length > 1) return;
+    const scroll = Object.assign(document.createElement("div"), { className: "scroll", tabIndex: 0 });
+    scroll.append(tableOf(valuesOf(JSON.parse(chart.nextElementSibling.textContent))));
+    details.append(scroll);
+  });
+  chart.closest(".panel").append(details);
 }
 
 // Views: selects show one of several; what one figure shows, all others show, too, if they can.
@@ -117,8 +194,9 @@ for (const { selects, show } of allViews) {
   }
 }
 
-// Tables.
+// Tables: sorted by a click on a heading, filtered, and a page of rows at a time.
 
+const ROWS_A_PAGE = 20;
 const textOf = (cell) => (cell.querySelector(".state") ?? cell).textContent;
 
 // Numbers by value, words by the alphabet, missing values last whichever way.
@@ -128,51 +206,93 @@ function compare(a, b, sign) {
   return sign * (parseFloat(a) - parseFloat(b) || a.localeCompare(b));
 }
 
-function makeSortable(table) {
-  const body = table.tBodies[0];
-  [...table.tHead.rows[0].cells].forEach((heading, column) => {
+class Table {
+  constructor(block) {
+    this.table = block.querySelector("table");
+    this.body = this.table.tBodies[0];
+    this.headings = [...this.table.tHead.rows[0].cells];
+    this.rows = this.found = [...this.body.rows];
+    this.page = 0;
+    this.methods = this.headings.findIndex((heading) => heading.textContent === "Method");
+    this.headings.forEach((heading, column) => this.makeSortable(heading, column));
+    this.controls = block.querySelector(".controls");
+    if (this.controls) this.makeFilterable();
+    if (this.rows.length > ROWS_A_PAGE) this.makePaged(block);
+    this.show();
+  }
+
+  makeSortable(heading, column) {
     const button = document.createElement("button");
     button.type = "button";
     button.append(...heading.childNodes);
     heading.append(button);
     button.addEventListener("click", () => {
       const sign = heading.getAttribute("aria-sort") === "ascending" ? -1 : 1;
-      table.querySelectorAll("th").forEach((other) => other.removeAttribute("aria-sort"));
+      this.headings.forEach((other) => other.removeAttribute("aria-sort"));
       heading.setAttribute("aria-sort", sign === 1 ? "ascending" : "descending");
-      const word = (row) => textOf(row.cells[column]);
-      body.append(...[...body.rows].sort((a, b) => compare(word(a), word(b), sign)));
+      const words = new Map(this.rows.map((row) => [row, textOf(row.cells[column])]));
+      this.rows.sort((a, b) => compare(words.get(a), words.get(b), sign));
+      this.filter();
     });
-  });
-}
-
-function makeFilterable(controls, table) {
-  const search = controls.querySelector("input");
-  const selects = [...controls.querySelectorAll("select")];
-  const rows = [...table.tBodies[0].rows];
-  for (const select of selects) {
-    const words = rows.map((row) => textOf(row.cells[select.dataset.column]));
-    for (const word of [...new Set(words)].sort()) select.add(new Option(word, word));
   }
-  function filter() {
-    const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
-    for (const row of rows) {
-      const text = row.textContent.toLowerCase();
-      const chosen = selects.every(({ value, dataset }) => !value || textOf(row.cells[dataset.column]) === value);
-      row.hidden = !chosen || !words.every((word) => text.includes(word));
+
+  makeFilterable() {
+    for (const select of this.controls.querySelectorAll("select")) {
+      const words = this.rows.map((row) => textOf(row.cells[select.dataset.column]));
+      for (const word of [...new Set(words)].sort()) select.add(new Option(word, word));
     }
-    const shown = rows.filter((row) => !row.hidden).length;
-    controls.querySelector("output").textContent = `${shown} of ${rows.length} ${table.dataset.name}`;
+    this.controls.addEventListener("input", () => this.filter());
+    this.output = this.controls.querySelector("output");
   }
-  controls.addEventListener("input", filter);
-  filter();
+
+  filter() {
+    const search = this.controls?.querySelector("input").value ?? "";
+    const words = search.toLowerCase().split(/\s+/).filter(Boolean);
+    const selects = [...(this.controls?.querySelectorAll("select") ?? [])];
+    this.found = this.rows.filter((row) => {
+      const text = row.textContent.toLowerCase();
+      return selects.every(({ value, dataset }) => !value || textOf(row.cells[dataset.column]) === value)
+        && words.every((word) => text.includes(word));
+    });
+    this.page = 0;
+    this.show();
+  }
+
+  makePaged(block) {
+    this.pager = document.createElement("div");
+    this.pager.className = "pager";
+    const button = (words, step) => {
+      const made = Object.assign(document.createElement("button"), { type: "button", textContent: words });
+      made.addEventListener("click", () => {
+        this.page += step;
+        this.show();
+      });
+      return made;
+    };
+    this.steps = [button("‹ previous", -1), button("next ›", 1)];
+    this.place = document.createElement("span");
+    this.pager.append(this.steps[0], this.place, this.steps[1]);
+    block.append(this.pager);
+  }
+
+  show(all = false) {
+    const pages = Math.max(1, Math.ceil(this.found.length / ROWS_A_PAGE));
+    const first = this.page * ROWS_A_PAGE;
+    this.body.replaceChildren(...(all || !this.pager ? this.found : this.found.slice(first, first + ROWS_A_PAGE)));
+    if (this.output) this.output.textContent = `${this.found.length} of ${this.rows.length} ${this.table.dataset.name}`;
+    if (!this.pager) return;
+    this.place.textContent = `page ${this.page + 1} of ${pages}`;
+    this.steps[0].disabled = this.page === 0;
+    this.steps[1].disabled = this.page >= pages - 1;
+  }
+
+  light() {
+    if (this.methods < 0) return;
+    for (const row of this.rows) row.classList.toggle("faded", isFaded(textOf(row.cells[this.methods])));
+  }
 }
 
-for (const block of document.querySelectorAll(".table")) {
-  const table = block.querySelector("table");
-  makeSortable(table);
-  const controls = block.querySelector(".controls");
-  if (controls) makeFilterable(controls, table);
-}
+const tables = [...document.querySelectorAll(".table")].map((block) => new Table(block));
 
 // Theme and print: paper is light and as wide as style.css says, and shows all that is not hidden.
 
@@ -180,10 +300,12 @@ charts.forEach((chart) => nearScreen.observe(chart));
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
 addEventListener("beforeprint", () => {
   root.classList.add("paper");
+  tables.forEach((table) => table.show(true));
   charts.filter((chart) => chart.checkVisibility()).forEach(draw);
 });
 addEventListener("afterprint", () => {
   root.classList.remove("paper");
+  tables.forEach((table) => table.show());
   redraw();
   charts.filter(isDrawn).forEach((chart) => Plotly.Plots.resize(chart));
 });

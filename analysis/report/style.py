@@ -7,6 +7,7 @@ the dash tell them apart as well.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from zlib import crc32
 
 from analysis.records import CellRecord
 
@@ -15,6 +16,14 @@ FAMILIES = (BASELINE, "control", "pruning", "merging", "soft")
 """Order in which families are listed; others follow."""
 COLOURS = ("#1199ee", "#cc1199", "#999900", "#7744ff", "#337733", "#cc7788")
 """As far apart as a search could find with any colour vision, and visible on both themes."""
+KNOWN = (
+    *("topk", "evit", "ats", "dynamicvit", "cropr", "idlevit"),
+    *("tome", "atc", "kmedoids", "dpcknn", "tofu", "pitome"),
+    *("sit", "patchmerger", "sinkhorn", "l1", "l2", "linf"),
+    *("random", "diffrate", "gtp", "mctf", "dtem", "hatp"),
+    *("ppt", "soft"),
+)
+"""Methods by their place among colours and markers; new ones are added at the end."""
 DASHES = {"solid": "", "dash": "5 3", "dot": "2 2"}
 """Plotly's name of a dash -> the same in SVG."""
 SYMBOLS = {
@@ -28,6 +37,8 @@ SYMBOLS = {
     "hexagon": "M8.5 3h5l2.5 4-2.5 4h-5L6 7z",
 }
 """Plotly's name of a marker -> its outline in a 22 x 14 box."""
+STYLES = 72
+"""Places at which colour, dash and marker come together anew."""
 INK = "var(--ink)"
 """The page's text colour, light or dark."""
 SOFT = "var(--soft)"
@@ -52,26 +63,35 @@ def ordered_methods(records: Sequence[CellRecord]) -> list[str]:
     return sorted(families, key=lambda method: position.get(families[method], len(FAMILIES)))
 
 
+def style_of(method: str) -> MethodStyle:
+    """Style of a method with reduction: the same in every study, whatever else is in it.
+
+    Methods of `KNOWN` differ from each other and from all others, whose names decide which of the
+    remaining styles they have: two of these may look alike.
+    """
+    others = len(KNOWN) + crc32(method.encode()) % (STYLES - len(KNOWN))
+    place = KNOWN.index(method) if method in KNOWN else others
+    dashes, symbols = list(DASHES), list(SYMBOLS)
+    return MethodStyle(
+        COLOURS[place % len(COLOURS)],
+        dashes[place // len(COLOURS) % len(dashes)],
+        symbols[place % len(symbols)],
+    )
+
+
 def method_styles(records: Sequence[CellRecord]) -> dict[str, MethodStyle]:
     """Style of every method of a study; baselines are drawn dotted in the text colour."""
     baselines = {record.method for record in records if record.family == BASELINE}
     styles = {method: MethodStyle(INK, "dot", "star") for method in sorted(baselines)}
-    dashes, symbols = list(DASHES), list(SYMBOLS)
     reduced = [method for method in ordered_methods(records) if method not in baselines]
-    for place, method in enumerate(reduced):
-        styles[method] = MethodStyle(
-            COLOURS[place % len(COLOURS)],
-            dashes[place // len(COLOURS) % len(dashes)],
-            symbols[place % len(symbols)],
-        )
-    return styles
+    return styles | {method: style_of(method) for method in reduced}
 
 
 def legend(records: Sequence[CellRecord]) -> str:
-    """Buttons that name the methods' styles; a click hides or shows a method in all charts."""
+    """Buttons that name the methods' styles; a click lights a method everywhere on the page."""
     styles = method_styles(records)
     buttons = "".join(_button(method, styles[method]) for method in ordered_methods(records))
-    return f'<div class="legend" title="Click to hide or show, point at to find">{buttons}</div>'
+    return f'<div class="legend" title="Click a method to light it everywhere">{buttons}</div>'
 
 
 def _button(method: str, style: MethodStyle) -> str:
@@ -81,4 +101,6 @@ def _button(method: str, style: MethodStyle) -> str:
     outline = SYMBOLS.get(style.symbol)
     marker = f'<path d="{outline}" fill="{colour}"/>' if outline else ""
     swatch = f'<svg width="22" height="14" aria-hidden="true">{line}{marker}</svg>'
-    return f'<button type="button" data-method="{name}" aria-pressed="true">{swatch}{name}</button>'
+    return (
+        f'<button type="button" data-method="{name}" aria-pressed="false">{swatch}{name}</button>'
+    )

@@ -23,9 +23,8 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from experiments.benchmarks.results import environment, line, write
+from experiments.benchmarks.results import environment, line, option_parser, write
 
 ROOT = Path(__file__).parents[2]
 CHILD = "from experiments.benchmarks.analysis_parts import main; main()"
@@ -35,30 +34,29 @@ PARTS = ("speed", "size", "memory", "reads")
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure what the command line asks for."""
     options = parse(arguments)
-    rows: list[dict[str, Any]] = []
+    rows: list[dict[str, object]] = []
     for part in options.parts:
         for row in measured(part, options):
             if not rows:
                 print(line(row), flush=True)
             print(line(row.values()), flush=True)
             rows.append(row)
-    if options.out:
-        write(options.out, "analysis", rows, environment(options))
+    write(options.out, "analysis", rows, environment(options))
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS)
-    parser.add_argument("--images", type=int, default=5000, help="for speed and size")
-    parser.add_argument("--many-images", type=int, default=50_000, help="for memory")
-    parser.add_argument("--features", type=int, default=768)
-    parser.add_argument("--cells", type=int, nargs="+", default=[4, 8, 16], help="for reads")
-    parser.add_argument("--out", type=Path, help="folder for analysis.json and analysis.md")
+    parser = option_parser(__doc__)
+    add = parser.add_argument
+    add("--parts", nargs="+", default=PARTS, choices=PARTS)
+    add("--images", type=int, default=5000, help="for speed and size")
+    add("--many-images", type=int, default=50_000, help="for memory")
+    add("--features", type=int, default=768)
+    add("--cells", type=int, nargs="+", default=[4, 8, 16], help="for reads")
     return parser.parse_args(arguments)
 
 
-def measured(part: str, options: argparse.Namespace) -> list[dict[str, Any]]:
+def measured(part: str, options: argparse.Namespace) -> list[dict[str, object]]:
     """Measure a part in a process of its own and return its rows."""
     plain = {name: value for name, value in vars(options).items() if name != "out"}
     ended = subprocess.run(  # noqa: S603 - It is this package's own.
@@ -68,7 +66,7 @@ def measured(part: str, options: argparse.Namespace) -> list[dict[str, Any]]:
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
     )
-    rows: list[dict[str, Any]] = json.loads(ended.stdout)
+    rows: list[dict[str, object]] = json.loads(ended.stdout)
     return rows
 
 

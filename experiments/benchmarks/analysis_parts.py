@@ -22,13 +22,14 @@ from sklearn.metrics import homogeneity_completeness_v_measure
 from analysis.comparisons import KINDS
 from analysis.patterns import iou, kept_masks, partition_similarity
 from analysis.records import CellRecord
-from analysis.tokens import token_depth
+from analysis.token_depth import token_depth
 from experiments.benchmarks.counting_path import CountingPath, reads
 from orchestrator.cluster.connection import connected
-from orchestrator.results.comparing import Driver, find
-from orchestrator.results.findings import Findings, jobs
+from orchestrator.console import ConsoleContext, new_console
+from orchestrator.results.cached_comparisons import CachedComparisons, jobs
+from orchestrator.results.comparing import ComparisonContext, find
 from orchestrator.results.tasks import find_facts, load_cell
-from orchestrator.storage.store import Store
+from orchestrator.store.store import Store
 
 Arrays = dict[str, np.ndarray]
 
@@ -48,9 +49,9 @@ def main() -> None:
     sys.stdout.write(json.dumps(rows))
 
 
-def speed(options: argparse.Namespace) -> Iterable[dict[str, Any]]:
+def speed(options: argparse.Namespace) -> Iterable[dict[str, object]]:
     """Compare metrics with loops that do the same for one image after the other."""
-    a, b = (_patterns(options.images, seed) for seed in (0, 1))
+    a, b = (patterns_of(options.images, seed) for seed in (0, 1))
     stages = [(a[f"kept_{block}"], b[f"kept_{block}"]) for block in KEPT]
     groups = [(a[f"group_{block}"], b[f"group_{block}"]) for block in KEPT]
     kept = {block: a[f"kept_{block}"] for block in KEPT}
@@ -120,13 +121,13 @@ def _least_time(work: Callable[[], Any], repeats: int) -> tuple[float, Any]:
     return least, made
 
 
-def size(options: argparse.Namespace) -> Iterable[dict[str, Any]]:
+def size(options: argparse.Namespace) -> Iterable[dict[str, object]]:
     """Compare artifacts with JSON."""
-    patterns = _patterns(options.images, 0)
+    patterns = patterns_of(options.images, 0)
     parts = {
         "kept patches": ("patterns", _named(patterns, "kept")),
         "groups": ("patterns", _named(patterns, "group")),
-        "CLS features": ("features", _features(options.images, options.features, 0)),
+        "CLS features": ("features", features_of(options.images, options.features, 0)),
     }
     with TemporaryDirectory() as folder:
         for name, (kind, arrays) in parts.items():
@@ -151,7 +152,7 @@ def _as_json(arrays: Arrays, images: int) -> int:
     return len(json.dumps(facts, indent=4)) * images // few
 
 
-def memory(options: argparse.Namespace) -> Iterable[dict[str, Any]]:
+def memory(options: argparse.Namespace) -> Iterable[dict[str, object]]:
     """Load and compare two cells in fresh processes of Ray, as the engine does."""
     with TemporaryDirectory() as folder, connected(None, verbose=False):
         store = Store(Path(folder) / "study")
@@ -186,7 +187,7 @@ def _with_peak(work: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
     return made, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 
-def reading(options: argparse.Namespace) -> Iterable[dict[str, Any]]:
+def reading(options: argparse.Namespace) -> Iterable[dict[str, object]]:
     """Count what is read when more and more cells are compared."""
     with TemporaryDirectory() as folder, connected(None, verbose=False):
         for count in options.cells:
@@ -196,8 +197,8 @@ def reading(options: argparse.Namespace) -> Iterable[dict[str, Any]]:
             evaluations = {c.cell_id: store.cell(c.cell_id).evaluation_digest() for c in cells}
             work = jobs(cells, evaluations, ["models"])
             reads(study)
-            driver = Driver(cpus=2, stopping=lambda: False, say=print, tell=lambda done, of: None)
-            find(store, work, Findings(store.comparisons), driver)
+            context = ComparisonContext(cpus=2, launch=ConsoleContext(new_console()))
+            find(store, work, CachedComparisons(store.comparisons), context)
             _, sizes = reads(study)
             read = sum(size for name, size in sizes.items() if name.endswith(".npz"))
             there = sum(path.stat().st_size for path in study.glob("cells/*/*.npz"))
@@ -208,12 +209,16 @@ def reading(options: argparse.Namespace) -> Iterable[dict[str, Any]]:
 
 def _made(store: Store, name: str, images: int, features: int, seed: int) -> CellRecord:
     """Evaluate a cell of some name, as its files tell."""
-    arrays = {"patterns": _patterns(images, seed), "features": _features(images, features, seed)}
-    store.cell(name, ()).evaluations()[None].write({}, pd.DataFrame(), arrays)
+    arrays = {
+        "patterns": patterns_of(images, seed),
+        "features": features_of(images, features, seed),
+    }
+    answers = pd.DataFrame({"image": np.arange(images), "target": 0, "class_1": 0})
+    store.cell(name, ()).evaluations()[None].write({}, answers, arrays)
     return replace(RECORD, cell_id=name, method=name)
 
 
-def _patterns(images: int, seed: int) -> Arrays:
+def patterns_of(images: int, seed: int) -> Arrays:
     """Return patches kept and groups made at random, as many as at a keep rate of 0.7."""
     random = np.random.default_rng(seed)
     order = random.permuted(np.tile(np.arange(PATCHES, dtype=np.uint8), (images, 1)), axis=1)
@@ -225,7 +230,8 @@ def _patterns(images: int, seed: int) -> Arrays:
     return found
 
 
-def _features(images: int, width: int, seed: int) -> Arrays:
+def features_of(images: int, width: int, seed: int) -> Arrays:
+    """Return CLS features made at random, of all stages and the last block."""
     random = np.random.default_rng(seed)
     blocks = (*KEPT, BLOCKS - 1)
     return {f"cls_{b}": random.standard_normal((images, width), np.float32) for b in blocks}
@@ -235,7 +241,7 @@ def _named(arrays: Arrays, kind: str) -> Arrays:
     return {name: values for name, values in arrays.items() if name.startswith(kind)}
 
 
-def _row(measured: str, value: str, target: Any, run: str) -> dict[str, Any]:
+def _row(measured: str, value: str, target: Any, run: str) -> dict[str, object]:
     least = f"at least {target}" if isinstance(target, int) else target
     return {"measured": measured, "value": value, "target": least, "run": run}
 

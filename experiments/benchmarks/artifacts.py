@@ -23,7 +23,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from experiments.benchmarks.results import environment, line, write
+from experiments.benchmarks.results import environment, line, option_parser, write
 
 FLOAT_BYTES = 4
 ZSTD_LEVEL = 19
@@ -57,12 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = option_parser(__doc__)
     add = parser.add_argument
     add("cells", type=Path, nargs="+", metavar="CELL", help="folder of an evaluated cell")
-    add("--out", type=Path, default=Path("runs/benchmarks"), help="folder (default: %(default)s)")
     return parser.parse_args(arguments)
 
 

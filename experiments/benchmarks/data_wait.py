@@ -19,10 +19,10 @@ from unittest import mock
 import torch
 
 from experiments.benchmarks.input import photographs
-from experiments.benchmarks.results import Measurement, environment, line, write
-from trainables.cell import Cell
+from experiments.benchmarks.results import Measurement, environment, line, option_parser, write
+from trainables.cell.cell import Cell
 from trainables.data.cache_file import FOLDER_VARIABLE
-from trainables.loop import Finetuning
+from trainables.loop.opening import open_finetuning
 from trainables.recipe import Recipe
 
 CLASSES = ("china", "flower")
@@ -50,20 +50,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = option_parser(
+        __doc__,
+        host="deit_tiny_patch16_224",
+        images=64,
+        size=[500, 375],
+        quality=95,
+        cache=256,
+        image_size=224,
+        batch_size=16,
+        threads=1,
     )
     add = parser.add_argument
-    add("--host", default="deit_tiny_patch16_224", help="timm model (default: %(default)s)")
-    add("--images", type=int, default=64, help="of each of two classes (default: %(default)s)")
-    add("--size", type=int, nargs=2, default=[500, 375], metavar=("WIDTH", "HEIGHT"))
-    add("--quality", type=int, default=95, help="of the JPEG files (default: %(default)s)")
-    add("--cache", type=int, default=256, help="shorter side in the cache (default: %(default)s)")
-    add("--image-size", type=int, default=224, help="side of the input (default: %(default)s)")
-    add("--batch-size", type=int, default=16)
-    add("--processes", type=int, default=1, help="of the loader (default: %(default)s)")
-    add("--threads", type=int, default=1, help="of the training (default: %(default)s)")
-    add("--out", type=Path, default=Path("runs/benchmarks"), help="folder (default: %(default)s)")
+    add("--processes", type=int, default=1, help="of the loader")
     return parser.parse_args(arguments)
 
 
@@ -89,16 +88,17 @@ def measure(root: Path, cache: int | None, options: argparse.Namespace) -> Measu
         recipe=recipe,
     )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    finetuning = Finetuning(cell, data_root=root, device=device, threads=options.threads)
+    finetuning = open_finetuning(cell, data_root=root, device=device, threads=options.threads)
     report = finetuning.run(until=lambda: False)
-    while not report["finished"]:
+    while not report.finished:
         report = finetuning.run(until=lambda: False)
     finetuning.close()
+    speed = report.images_per_second or 0.0
     return Measurement(
         measured=f"data wait, {'cache' if cache else 'files'}",
-        value=report["data_wait"],
+        value=report.data_wait or 0.0,
         target="at most 0.05" if cache else "at most 1",
-        details=f"{report['images_per_second']:.0f} images/s, {options.processes} loader processes",
+        details=f"{speed:.0f} images/s, {options.processes} loader processes",
     )
 
 

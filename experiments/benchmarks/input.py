@@ -34,7 +34,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_image
 from torchvision.transforms.functional import pil_to_tensor
 
-from experiments.benchmarks.results import CLOCKS, environment, line, write
+from experiments.benchmarks.results import CLOCKS, environment, line, option_parser, write
 from trainables.data.base import Split, Task
 from trainables.data.cache import CachedSplit
 from trainables.data.cache_file import FOLDER_VARIABLE
@@ -52,7 +52,7 @@ GREY = (0.5, 0.5, 0.5)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class InputRow:
     """One way to read and augment images."""
 
     augmentation: str
@@ -73,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure what the command line asks for."""
     options = parse(arguments)
     torch.set_num_threads(1)
-    rows: list[Row] = []
+    rows: list[InputRow] = []
     with (
         tempfile.TemporaryDirectory() as scratch,
         mock.patch.dict(os.environ, {FOLDER_VARIABLE: f"{scratch}/cache"}),
@@ -81,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         files = photographs(Path(scratch), options)
         cache = CachedSplit(files, "benchmark", options.cache)
         *_, built = cache.prepare()
-        print(built, line(Row.__annotations__), sep="\n", flush=True)
+        print(built, line(InputRow.__annotations__), sep="\n", flush=True)
         for name, processes in itertools.product(AUGMENTATIONS, (0, *options.processes)):
             for row in measure({"files": files, "cache": cache}, name, processes, options):
                 rows.append(row)
@@ -95,20 +95,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = option_parser(
+        __doc__,
+        images=256,
+        size=[500, 375],
+        quality=95,
+        cache=256,
+        image_size=224,
+        batch_size=16,
+        repeats=5,
+        clock="cpu",
     )
     add = parser.add_argument
-    add("--images", type=int, default=256)
-    add("--size", type=int, nargs=2, default=[500, 375], metavar=("WIDTH", "HEIGHT"))
-    add("--quality", type=int, default=95, help="of the JPEG files (default: %(default)s)")
-    add("--cache", type=int, default=256, help="shorter side in the cache (default: %(default)s)")
-    add("--image-size", type=int, default=224, help="side of the result (default: %(default)s)")
-    add("--batch-size", type=int, default=16)
     add("--processes", type=int, nargs="*", default=[], help="numbers of loader processes, too")
-    add("--repeats", type=int, default=5)
-    add("--clock", default="cpu", choices=list(CLOCKS), help="for this process")
-    add("--out", type=Path, default=Path("runs/benchmarks"), help="folder (default: %(default)s)")
     return parser.parse_args(arguments)
 
 
@@ -128,7 +127,7 @@ def photographs(folder: Path, options: argparse.Namespace) -> FileSplit:
 
 def measure(
     sources: dict[str, Split], augmentation: str, processes: int, options: argparse.Namespace
-) -> list[Row]:
+) -> list[InputRow]:
     """Measure files and cache by turns."""
     task = AUGMENTATIONS[augmentation]
     recipe = Recipe(image_size=options.image_size)
@@ -149,7 +148,7 @@ def measure(
             found[name].append(timed(loader, options.batch_size, clock))
     each = {name: [seconds for _, seconds in times] for name, times in found.items()}
     return [
-        Row(
+        InputRow(
             augmentation=augmentation,
             images=name,
             processes=processes,

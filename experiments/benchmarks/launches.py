@@ -19,7 +19,7 @@ from rich.console import Console
 
 from orchestrator.cluster.ray_setup import RAY_SETTINGS
 from orchestrator.run import run_study
-from orchestrator.selection import Options, Selection, select
+from orchestrator.study.selection import Options, Selection, select
 
 ROOT = Path(__file__).parents[2]
 Facts = dict[str, Any]
@@ -165,8 +165,8 @@ def writes(folder: Path, megabytes: float, epochs: int, reports: int) -> Facts:
     import torch
     from safetensors.torch import save
 
-    from trainables.cell_folder import CellFolder
-    from trainables.cell_training import as_bytes
+    from trainables.cell.cell_folder import CellFolder
+    from trainables.trial.cell_training import as_bytes
 
     def tensors() -> dict[str, torch.Tensor]:  # As many as DeiT-Tiny has.
         size = int(megabytes * 1e6 / 4 / 152)
@@ -207,17 +207,17 @@ def write_study(folder: Path, cells: int, gpu: float = 0.0) -> Path:
 def launched(study: Path) -> Facts:
     """Train the study beside its file, whose cells are of no work; return how that went."""
     from experiments.benchmarks.idle import IdleTrainable
-    from orchestrator.training import stage as training
+    from orchestrator.training import experiment as training
 
-    train, facts = training.Training.run, {}
+    train, facts = training.TuneExperiment.run, {}
 
     def run(*arguments: Any, **options: Any) -> None:
         facts.update(costs(lambda: train(*arguments, **options))[0])
 
-    options = Options(study=str(study), storage=study.parent, stages=("train",))
+    options = Options(study=str(study), storage=study.parent, phases=("train",))
     with (
         mock.patch.object(training, "FinetuneTrainable", IdleTrainable),
-        mock.patch.object(training.Training, "run", run),
+        mock.patch.object(training.TuneExperiment, "run", run),
         Memory() as memory,
     ):
         launch, status = timed(lambda: run_study(options, Console(quiet=True)))
@@ -235,26 +235,33 @@ def finish(selection: Selection) -> None:
     import numpy as np
     import pandas as pd
 
-    from analysis.tables import table
+    from analysis.tables import SCHEMAS, table
     from experiments.benchmarks.idle import IdleTraining
     from orchestrator.provenance import provenance
-    from orchestrator.results.samples import publish_samples
-    from orchestrator.results.tables import TABLES, fingerprint, publish_tables
+    from orchestrator.results.sample_store import publish_samples
+    from orchestrator.results.table_store import fingerprint, publish_tables
+    from trainables.cell.json_records import Metrics
 
     store, cells = selection.store, [selection.stored(cell) for cell in selection.cells]
     store.create(selection.study.model_dump(mode="json") | provenance(), selection.cells)
-    metrics = {"metric": "top1", "accuracy": 50.0, "images": 360, "gmacs": 0.1, "tokens": {}}
+    metrics: Metrics = {
+        "metric": "top1",
+        "accuracy": 50.0,
+        "images": 360,
+        "gmacs": 0.1,
+        "tokens": {},
+    }
     images = pd.DataFrame({"image": range(360), "target": 0, "class_1": 0})
     patterns = {"image": np.arange(360), "grid": np.array([8, 8]), "depth": np.array(12)}
     patterns |= {f"kept_{block}": np.zeros((360, 8), np.uint8) for block in (3, 6, 9)}
     arrays = {"patterns": patterns, "features": {"image": np.arange(360)}}
     for cell in cells:
-        IdleTraining({"folder": str(cell.path), "cell_id": cell.id}).step()
+        IdleTraining(str(cell.path), cell.id).step()
         for evaluation in cell.evaluations().values():
             evaluation.write(metrics, images, arrays)
         cell.discard_states()
     inputs = fingerprint(cells)
-    publish_tables(store, {name: table(name, []) for name in TABLES}, inputs)
+    publish_tables(store, {name: table(name, []) for name in SCHEMAS}, inputs)
     publish_samples(store, [], inputs)
 
 

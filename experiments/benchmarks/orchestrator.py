@@ -33,7 +33,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from experiments.benchmarks.results import Measurement, environment, line, write
+from experiments.benchmarks.results import Measurement, environment, line, option_parser, write
 
 ROOT = Path(__file__).parents[2]
 CHILD = "from experiments.benchmarks.launches import main; main()"
@@ -67,17 +67,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = option_parser(__doc__)
     add = parser.add_argument
     add("--parts", nargs="+", default=list(PARTS), choices=list(PARTS))
-    add("--cells", type=int, default=600, help="of grid and restart (default: %(default)s)")
-    add("--repeats", type=int, default=3, help="of grid and restart (default: %(default)s)")
+    add("--cells", type=int, default=600, help="of grid and restart")
+    add("--repeats", type=int, default=3, help="of grid and restart")
     add("--slots", type=int, default=8)
-    add("--waiting-cells", type=int, default=64, help="of slots (default: %(default)s)")
+    add("--waiting-cells", type=int, default=64, help="of slots")
     add("--seconds", type=float, nargs=2, default=[2, 8], metavar=("SHORTEST", "LONGEST"))
-    add("--out", type=Path, default=Path("runs/benchmarks"), help="folder (default: %(default)s)")
     return parser.parse_args(arguments)
 
 

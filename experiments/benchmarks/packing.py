@@ -7,11 +7,9 @@ study's own order releases, as Ray does. A cell's duration follows from
 its multiply-accumulates and its share: it has that share of a GPU's speed.
 """
 
-import argparse
 import heapq
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,11 +17,12 @@ import torch
 from PIL import Image
 
 from experiments.benchmarks import results
-from orchestrator.preflight import forecast
-from orchestrator.study import Study, expand, load_study
-from orchestrator.training.release import Config, ReleaseOrder, critical_paths
-from trainables.cell import Cell
+from orchestrator.study.preflight import forecast
+from orchestrator.study.study import Study, expand, load_study
+from orchestrator.training.release import ReleaseOrder, critical_paths
+from trainables.cell.cell import Cell
 from trainables.data.base import ImageDataset, LabelledSplit, Task
+from trainables.trial.config import TrialConfig
 
 MACS_PER_SECOND = 5e13
 """Sustained, of a whole GPU: it scales all durations alike and no ratio."""
@@ -41,7 +40,7 @@ class Unread(LabelledSplit):
 
     def image(self, index: int) -> Image.Image:
         """Refuse: nothing is read."""
-        raise NotImplementedError
+        raise AssertionError("a simulated study reads no image")
 
 
 @dataclass(frozen=True)
@@ -64,12 +63,12 @@ class Gpus:
 
     free: list[float]
     held: dict[str, tuple[list[int], float]] = field(default_factory=dict)
-    queue: list[Config] = field(default_factory=list)
+    queue: list[TrialConfig] = field(default_factory=list)
     """Released, but without a place yet."""
 
-    def begun(self, order: ReleaseOrder) -> list[Config]:
+    def begun(self, order: ReleaseOrder) -> list[TrialConfig]:
         """Return the cells that find a place, in the order of their release."""
-        begun: list[Config] = []
+        begun: list[TrialConfig] = []
         while True:
             self.queue += iter(order.next, None)
             placed = next((config for config in self.queue if self._place(config)), None)
@@ -78,16 +77,16 @@ class Gpus:
             self.queue.remove(placed)
             begun.append(placed)
 
-    def _place(self, config: Config) -> bool:
+    def _place(self, config: TrialConfig) -> bool:
         """Reserve what a cell asks for; tell whether there was room."""
-        share, workers = config["gpu"], config["workers"]
+        share, workers = config.gpu, config.workers
         fitting = [gpu for gpu, free in enumerate(self.free) if free >= share - 1e-6]
         if len(fitting) < workers:
             return False
         chosen = sorted(fitting, key=lambda gpu: self.free[gpu])[:workers]
         for gpu in chosen:
             self.free[gpu] -= share
-        self.held[config["cell_id"]] = (chosen, share)
+        self.held[config.cell_id] = (chosen, share)
         return True
 
     def release(self, cell_id: str) -> None:
@@ -99,21 +98,20 @@ class Gpus:
 
 def main() -> None:
     """Simulate the study on clusters of all sizes asked for."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--study", default="paper", help="a study of the published datasets")
-    parser.add_argument("--gpus", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32, 64])
-    parser.add_argument("--out", type=Path, help="folder for packing.json and packing.md")
+    parser = results.option_parser(__doc__)
+    add = parser.add_argument
+    add("--study", default="paper", help="a study of the published datasets")
+    add("--gpus", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32, 64])
     options = parser.parse_args()
     study = load_study(options.study)
     cells, work = cells_and_work(study)
     rows = [row(gpus, simulate(configs(study, cells), work, gpus)) for gpus in options.gpus]
     for line in (rows[0], *(row.values() for row in rows)):
         print(results.line(line))
-    if options.out:
-        results.write(options.out, "packing", rows, results.environment(options))
+    results.write(options.out, "packing", rows, results.environment(options))
 
 
-def row(gpus: int, outcome: Outcome) -> dict[str, Any]:
+def row(gpus: int, outcome: Outcome) -> dict[str, object]:
     """Return a line of the table, times in hours."""
     return {
         "GPUs": gpus,
@@ -151,16 +149,23 @@ def _images(cell: Cell) -> int:
     return cell.recipe.epochs * IMAGES[cell.dataset][0]
 
 
-def configs(study: Study, cells: Iterable[Cell]) -> list[Config]:
+def configs(study: Study, cells: Iterable[Cell]) -> list[TrialConfig]:
     """Return what the order of release needs to know of each cell."""
     return [
-        {"cell_id": cell.id, "prerequisite": cell.prerequisite}
-        | study.reserved(cell.capacity).model_dump()
+        TrialConfig(
+            cell_id=cell.id,
+            prerequisite=cell.prerequisite,
+            **study.reserved(cell.capacity).model_dump(),
+            cell="",
+            folder="",
+            stop_file="",
+            index_folder="",
+        )
         for cell in cells
     ]
 
 
-def simulate(cells: Sequence[Config], work: Mapping[str, float], gpus: int) -> Outcome:
+def simulate(cells: Sequence[TrialConfig], work: Mapping[str, float], gpus: int) -> Outcome:
     """Run cells to their end on so many GPUs, as the study's order releases them.
 
     Args:
@@ -168,10 +173,10 @@ def simulate(cells: Sequence[Config], work: Mapping[str, float], gpus: int) -> O
         work: Seconds of a whole GPU that each cell takes, by id.
         gpus: How many there are.
     """
-    seconds = {c["cell_id"]: work[c["cell_id"]] / (c["gpu"] * c["workers"]) for c in cells}
+    seconds = {c.cell_id: work[c.cell_id] / (c.gpu * c.workers) for c in cells}
 
-    def cost(config: Config) -> float:
-        return seconds[config["cell_id"]]
+    def cost(config: TrialConfig) -> float:
+        return seconds[config.cell_id]
 
     order = ReleaseOrder(cells, cost, room=lambda: {"CPU": float("inf"), "GPU": gpus})
     cluster, now = Gpus([1.0] * gpus), 0.0
@@ -179,8 +184,8 @@ def simulate(cells: Sequence[Config], work: Mapping[str, float], gpus: int) -> O
     started: dict[str, float] = {}
     while len(started) < len(cells):
         for config in cluster.begun(order):
-            started[config["cell_id"]] = now
-            heapq.heappush(running, (now + cost(config), config["cell_id"]))
+            started[config.cell_id] = now
+            heapq.heappush(running, (now + cost(config), config.cell_id))
         now, cell_id = heapq.heappop(running)
         cluster.release(cell_id)
         order.stopped(cell_id)

@@ -19,6 +19,34 @@ import torch
 
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
+SHARED: Mapping[str, Mapping[str, Any]] = {
+    "batch_size": {"type": int},
+    "cache": {"type": int, "help": "shorter side of an image in the cache"},
+    "clock": {"choices": list(CLOCKS), "help": "cpu: CPU time of this process"},
+    "device": {"help": "such as cuda"},
+    "host": {"help": "a timm VisionTransformer"},
+    "image_size": {"type": int, "help": "side of the model's input"},
+    "images": {"type": int},
+    "quality": {"type": int, "help": "of the JPEG files"},
+    "repeats": {"type": int},
+    "size": {"type": int, "nargs": 2, "metavar": ("WIDTH", "HEIGHT"), "help": "of a photograph"},
+    "threads": {"type": int, "help": "CPU threads; None is torch's choice"},
+}
+"""Options that several benchmarks have, without their defaults."""
+
+
+class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Prints a module's docstring as it is and every option's default."""
+
+
+def option_parser(doc: str | None, **shared: Any) -> argparse.ArgumentParser:
+    """Return a parser with `--out` and the shared options that are given a default."""
+    made = argparse.ArgumentParser(description=doc, formatter_class=_Help)
+    made.add_argument("--out", type=Path, default=Path("runs/benchmarks"), help="folder of results")
+    for name, default in shared.items():
+        made.add_argument(f"--{name.replace('_', '-')}", default=default, **SHARED[name])
+    return made
+
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
@@ -31,7 +59,7 @@ class Measurement:
     details: str
 
 
-def environment(options: argparse.Namespace) -> dict[str, Any]:
+def environment(options: argparse.Namespace) -> dict[str, object]:
     """Return the options and what else the numbers depend on."""
     return {
         **{key: value for key, value in vars(options).items() if key != "out"},
@@ -70,7 +98,7 @@ def _processors() -> str:
     return path.read_text() if path.exists() else ""
 
 
-def write(folder: Path, name: str, rows: Sequence[Mapping[str, Any]], about: Any) -> None:
+def write(folder: Path, name: str, rows: Sequence[Mapping[str, object]], about: Any) -> None:
     """Write rows of the same columns as NAME.json and as a Markdown table NAME.md."""
     folder.mkdir(parents=True, exist_ok=True)
     record = json.dumps({"about": about, "rows": rows}, indent=1)

@@ -33,7 +33,7 @@ import torch
 from PIL import Image
 
 from experiments.benchmarks.input import GREY, photographs
-from experiments.benchmarks.results import environment, line, write
+from experiments.benchmarks.results import environment, line, option_parser, write
 from trainables.data.base import Split, Target
 from trainables.data.loader import train_loader
 from trainables.data.transforms import erasing, train_transform
@@ -48,7 +48,7 @@ Spent = tuple[float, float, float, int]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class SharedInputRow:
     """Some cells at once."""
 
     cells: int
@@ -97,28 +97,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
         files = photographs(Path(scratch), options)
         rows = measure(files, options)
     write(options.out, "shared_input", [asdict(row) for row in rows], environment(options))
-    print(line(Row.__annotations__), *(line(asdict(row).values()) for row in rows), sep="\n")
+    print(
+        line(SharedInputRow.__annotations__),
+        *(line(asdict(row).values()) for row in rows),
+        sep="\n",
+    )
     print(f"wrote shared_input.json and shared_input.md into {options.out}")
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = option_parser(
+        __doc__, images=256, size=[500, 375], quality=95, image_size=224, batch_size=16, repeats=3
     )
     add = parser.add_argument
     add("--cells", type=int, nargs="+", default=[1, 2, 4, 8])
-    add("--images", type=int, default=256)
-    add("--size", type=int, nargs=2, default=[500, 375], metavar=("WIDTH", "HEIGHT"))
-    add("--quality", type=int, default=95, help="of the JPEG files (default: %(default)s)")
-    add("--image-size", type=int, default=224, help="side of the result (default: %(default)s)")
-    add("--batch-size", type=int, default=16)
-    add("--repeats", type=int, default=3)
-    add("--out", type=Path, default=Path("runs/benchmarks"), help="folder (default: %(default)s)")
     return parser.parse_args(arguments)
 
 
-def measure(files: Split, options: argparse.Namespace) -> list[Row]:
+def measure(files: Split, options: argparse.Namespace) -> list[SharedInputRow]:
     """Measure every number of cells by turns, sharing and not."""
     kinds = list(itertools.product(options.cells, (False, True)))
     rounds = []
@@ -130,12 +127,12 @@ def measure(files: Split, options: argparse.Namespace) -> list[Row]:
 
 def summary(
     kind: tuple[int, bool], rounds: Sequence[tuple[Run, dict[tuple[int, bool], Run]]]
-) -> Row:
+) -> SharedInputRow:
     """Return the medians over the rounds, each of one cell alone and of all kinds."""
     cells, shared = kind
     speeds = [runs[kind].images_per_second for _, runs in rounds]
     apart = [runs[cells, False].images_per_second for _, runs in rounds]
-    return Row(
+    return SharedInputRow(
         cells=cells,
         shared=shared,
         images_per_second=statistics.median(speeds),

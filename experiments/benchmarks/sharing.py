@@ -24,16 +24,15 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from multiprocessing.queues import SimpleQueue
 from multiprocessing.synchronize import Barrier
-from pathlib import Path
 from unittest import mock
 
 import torch
 
 import reduction
-from experiments.benchmarks.results import Measurement, environment, line, write
-from trainables.calibration import Rehearsal
-from trainables.cell import Cell
+from experiments.benchmarks.results import Measurement, environment, line, option_parser, write
+from trainables.cell.cell import Cell
 from trainables.recipe import Recipe
+from trainables.trial.calibration import rehearsal, seconds_a_step
 
 WARM_UP_STEPS = 2
 SECONDS_TO_START = 600
@@ -89,21 +88,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = option_parser(
+        __doc__,
+        device="cpu",
+        host="deit_tiny_patch16_224",
+        image_size=224,
+        batch_size=8,
+        threads=len(os.sched_getaffinity(0)),
+        repeats=3,
     )
     add = parser.add_argument
-    add("--cells", type=int, nargs="+", default=[2], help="at once (default: %(default)s)")
-    add("--device", default="cpu", help="such as cuda (default: cpu)")
-    add("--host", default="deit_tiny_patch16_224", help="a timm VisionTransformer")
+    add("--cells", type=int, nargs="+", default=[2], help="at once")
     add("--method", default="deit", choices=list(reduction.METHODS))
-    add("--image-size", type=int, default=224)
-    add("--batch-size", type=int, default=8)
     add("--steps", type=int, default=6)
-    add("--threads", type=int, default=len(os.sched_getaffinity(0)), help="of the whole device")
-    add("--repeats", type=int, default=3)
     add("--mps", action="store_true", help="once more through NVIDIA's multi-process service")
-    add("--out", type=Path, default=Path("runs/benchmarks"), help="folder (default: %(default)s)")
     options = parser.parse_args(arguments)
     if options.mps and not shutil.which(MPS):
         parser.error(f"--mps needs {MPS}, which is not installed")
@@ -157,15 +155,15 @@ def speed(load: Load, processes: int) -> float:
 
 def _train(load: Load, barrier: Barrier, spans: Spans) -> None:
     """Train some steps once all are ready; tell when they began and ended."""
-    rehearsal = Rehearsal(
+    training = rehearsal(
         load.cell(), host_weights=None, device=torch.device(load.device), threads=load.threads
     )
     for _ in range(WARM_UP_STEPS):
-        rehearsal.seconds_a_step()
+        seconds_a_step(training)
     barrier.wait(SECONDS_TO_START)
     began = time.monotonic()
     for _ in range(load.steps):
-        rehearsal.seconds_a_step()
+        seconds_a_step(training)
     spans.put((began, time.monotonic()))
 
 

@@ -27,26 +27,23 @@ import platform
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
 
 import plotly.graph_objects as go
 import timm
 import torch
 from torch import Tensor, nn
-from torch.profiler import ProfilerActivity, profile
 
 import reduction
-from experiments.benchmarks.results import CLOCKS, environment, line, write
+from experiments.benchmarks.results import CLOCKS, environment, line, option_parser, write
+from reduction.timing import MIB, peak_memory, synchronise
 
 Forward = Callable[[Tensor], Tensor]
 Clock = Callable[[], float]
 BASELINE = "deit"
-MIB = 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class SpeedRow:
     """One method at one keep rate against the plain host."""
 
     method: str
@@ -84,23 +81,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = option_parser(
+        __doc__,
+        device="cpu",
+        batch_size=32,
+        host="deit_small_patch16_224",
+        threads=None,
+        repeats=7,
+        clock="wall",
     )
     add = parser.add_argument
-    add("--device", default="cpu", help="such as cuda (default: cpu)")
     add("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
-    add("--batch-size", type=int, default=32)
     add("--methods", nargs="+", default=list(reduction.METHODS), choices=list(reduction.METHODS))
     add("--keep-rates", type=float, nargs="+", default=[0.25, 0.5, 0.7, 0.9])
-    add("--host", default="deit_small_patch16_224", help="a timm VisionTransformer")
     add("--compile", action="store_true", help="compile host and methods alike")
     add("--graph", action="store_true", help="replay both as CUDA graphs (methods of fixed budget)")
-    add("--threads", type=int, help="CPU threads (default: torch's own choice)")
-    add("--repeats", type=int, default=7)
-    add("--clock", default="wall", choices=list(CLOCKS), help="cpu: this process's own CPU time")
     add("--seed", type=int, default=0)
-    add("--out", type=Path, default=Path("runs/benchmarks"), help="folder (default: %(default)s)")
     options = parser.parse_args(arguments)
     if options.graph:
         options.methods = [name for name in options.methods if reduction.METHODS[name].fixed_budget]
@@ -111,7 +107,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def measure(
     host: nn.Module, images: Tensor, method: str, keep_rate: float, options: argparse.Namespace
-) -> Row:
+) -> SpeedRow:
     """Measure one method at one keep rate, with the host in between."""
     torch.manual_seed(options.seed)
     model = reduction.reduce(host, method, keep_rate=keep_rate)
@@ -130,7 +126,7 @@ def measure(
     memory, reduced_memory = (peak_memory(forward, images) / MIB for forward in (host, model))
     around = [(before + after) / 2 for before, after in itertools.pairwise(hosts)]
     speed_up = statistics.median(map(operator.truediv, around, reduced))
-    return Row(
+    return SpeedRow(
         method=method,
         keep_rate=keep_rate,
         tokens=[round(counts.double().mean().item(), 1) for counts in trace.tokens.values()],
@@ -182,38 +178,14 @@ def seconds(forward: Forward, images: Tensor, clock: Clock) -> float:
     return clock() - start
 
 
-def synchronise(device: torch.device) -> None:
-    """Wait until the device has done what it was asked to."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def peak_memory(forward: Forward, images: Tensor) -> int:
-    """Return the most bytes that a forward pass holds at a time, above what there was before."""
-    device = images.device
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        resident = torch.cuda.memory_allocated(device)
-        forward(images)
-        return torch.cuda.max_memory_allocated(device) - resident
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as run:
-        forward(images)
-    events = (event for event in run.profiler.kineto_results.events() if event.name() == "[memory]")
-    held = peak = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        held += event.nbytes()
-        peak = max(peak, held)
-    return peak
-
-
-def machine(options: argparse.Namespace) -> dict[str, Any]:
+def machine(options: argparse.Namespace) -> dict[str, object]:
     """Return what the numbers depend on."""
     on_gpu = torch.device(options.device).type == "cuda"
     name = torch.cuda.get_device_name(options.device) if on_gpu else platform.machine()
     return environment(options) | {"device_name": name}
 
 
-def plot(rows: list[Row]) -> go.Figure:
+def plot(rows: list[SpeedRow]) -> go.Figure:
     """Draw the speed-up over the work saved; on the diagonal all work saved is time saved."""
     figure = go.Figure()
     for method in dict.fromkeys(row.method for row in rows):

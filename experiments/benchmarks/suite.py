@@ -17,9 +17,9 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
-from experiments.benchmarks.results import line
+from experiments.benchmarks.results import line, option_parser
 
 FOLDER = Path(__file__).parent
 ROOT = FOLDER.parents[1]
@@ -29,7 +29,15 @@ TOLERATED = 0.1
 SAME = ("kind", "command")
 """What two runs must have in common to be compared."""
 
-Record = Mapping[str, Any]
+Row = Mapping[str, str | float]
+
+
+class Record(TypedDict):
+    """What a benchmark writes."""
+
+    about: Mapping[str, object]
+    """Machine, versions and command."""
+    rows: Sequence[Row]
 
 
 @dataclass(frozen=True)
@@ -54,7 +62,7 @@ AREAS = {
     "data_wait": Area("", higher_is_better=False),
     "shared_input": Area("--repeats 3", "work", ("cells", "shared"), higher_is_better=False),
     "training": Area("--threads 1 --clock cpu --batch-size 8 --repeats 3", higher_is_better=None),
-    "attention": Area("--threads 1 --clock cpu", higher_is_better=None),
+    "masked_attention": Area("--threads 1 --clock cpu", higher_is_better=None),
     "sharing": Area(""),
     "packing": Area("", "ratio", ("GPUs",), higher_is_better=False),
     "analysis": Area("", higher_is_better=None),
@@ -91,12 +99,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = option_parser(__doc__)
     add = parser.add_argument
     add("--areas", nargs="+", default=list(AREAS), choices=list(AREAS))
-    add("--out", type=Path, default=Path("runs/benchmarks"), help="folder (default: %(default)s)")
     return parser.parse_args(arguments)
 
 
@@ -131,7 +136,7 @@ def compare(name: str, record: Record | None, last: Record | None) -> Iterator[C
         record: What the benchmark has just written.
         last: What it wrote the time before, wherever that was.
     """
-    area, rows = AREAS[name], record["rows"] if record else []
+    area, rows = AREAS[name], record["rows"] if record else ()
     before = {}
     if record and last and all(record["about"][k] == last["about"].get(k) for k in SAME):
         before = {_key(area, row): float(row[area.value]) for row in last["rows"]}
@@ -143,11 +148,11 @@ def compare(name: str, record: Record | None, last: Record | None) -> Iterator[C
         )
 
 
-def _key(area: Area, row: Mapping[str, Any]) -> tuple[str, ...]:
+def _key(area: Area, row: Row) -> tuple[str, ...]:
     return tuple(str(row[column]) for column in area.keys)
 
 
-def _higher_is_better(area: Area, row: Mapping[str, Any]) -> bool:
+def _higher_is_better(area: Area, row: Row) -> bool:
     if area.higher_is_better is not None:
         return area.higher_is_better
     return str(row["target"]).startswith("at least")

@@ -11,12 +11,10 @@ over the repeats of the ratio of two turns that follow each other.
 - each method: images a second over the plain host's, times the method's share of the host's
   multiply-accumulates: 1 where all work saved is time saved;
 - gradient checkpointing: images a second of the plain host over those without it;
-- compiling, where asked for: the same; what the first steps take is left out;
+- compiling, where asked for: the same, without the first steps;
 - checkpoints: time that training stands still for a state over what writing it takes as well;
-- evaluation: time over that of a plain forward pass over the same images. What an evaluation
-  measures of the model's speed is left out, for that does not grow with the images;
-- evaluation compiled, where asked for: images a second over those uncompiled, of all batches with
-  their traces; making the model and compiling it are left out.
+- evaluation: time over that of a plain forward pass over the same images;
+- evaluation compiled, where asked for: images a second over those uncompiled, traces included.
 
 Writes `training.json` and `training.md` into the output folder and prints the table.
 """
@@ -40,24 +38,32 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 import reduction
-from experiments.benchmarks.results import CLOCKS, Measurement, environment, line, write
+from experiments.benchmarks.results import (
+    CLOCKS,
+    Measurement,
+    environment,
+    line,
+    option_parser,
+    write,
+)
 from trainables import evaluation
-from trainables.calibration import CLASSES, Rehearsal
-from trainables.cell import Cell
-from trainables.cell_folder import CellFolder
-from trainables.cell_training import as_bytes, on_cpu
-from trainables.compiling import Compiling
+from trainables.cell.cell import Cell
+from trainables.cell.cell_folder import CellFolder
 from trainables.data.base import ImageDataset, Split
 from trainables.data.normalisation import Normalisation
-from trainables.device_batches import DeviceBatches
-from trainables.host import build_model
-from trainables.inference_pass import InferencePass
-from trainables.precision import autocast, autocast_dtype
+from trainables.loop.device_batches import DeviceBatches
+from trainables.loop.loop import Finetuning
+from trainables.models.compiling import Compiling
+from trainables.models.device import autocast, autocast_dtype
+from trainables.models.host import build_model
+from trainables.models.macs import macs_of_model
+from trainables.models.passes import InferencePass
 from trainables.recipe import Recipe
+from trainables.trial.calibration import CLASSES, rehearsal, seconds_a_step
+from trainables.trial.cell_training import as_bytes, on_cpu
 
 BASELINE = "deit"
-GREY = (0.5, 0.5, 0.5)
-NORMALISATION = Normalisation(GREY, GREY)
+NORMALISATION = Normalisation((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 NOTHING = cast(Split, ())
 """A split that nobody reads from."""
 Turn = Callable[[], object]
@@ -83,22 +89,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = option_parser(
+        __doc__,
+        device="cpu",
+        host="deit_tiny_patch16_224",
+        image_size=224,
+        batch_size=16,
+        threads=None,
+        repeats=5,
+        clock="wall",
     )
     add = parser.add_argument
-    add("--device", default="cpu", help="such as cuda (default: cpu)")
-    add("--host", default="deit_tiny_patch16_224", help="a timm VisionTransformer")
-    add("--image-size", type=int, default=224)
-    add("--batch-size", type=int, default=16)
     add("--methods", nargs="*", default=["topk"], choices=list(reduction.METHODS))
     add("--keep-rate", type=float, default=0.5)
     add("--compile", action="store_true", help="also compile; takes minutes to begin")
-    add("--eval-batches", type=int, default=4, help="of an evaluation (default: %(default)s)")
-    add("--threads", type=int, help="CPU threads (default: torch's own choice)")
-    add("--repeats", type=int, default=5)
-    add("--clock", default="wall", choices=list(CLOCKS), help="cpu: this process's own CPU time")
-    add("--out", type=Path, default=Path("runs/benchmarks"), help="folder (default: %(default)s)")
+    add("--eval-batches", type=int, default=4, help="of an evaluation")
     return parser.parse_args(arguments)
 
 
@@ -129,7 +134,8 @@ class Benchmark:
 
     def plain_host(self) -> Measurement:
         """Compare the loop with timm's."""
-        ours, theirs = self._baseline.seconds_a_step, TimmLoop(self._recipe, self._device).step
+        ours = partial(seconds_a_step, self._baseline)
+        theirs = TimmLoop(self._recipe, self._device).step
         pairs = self._turns(ours, theirs)
         return Measurement(
             measured=f"training {self._options.host}, images/s over those of timm's loop",
@@ -142,9 +148,11 @@ class Benchmark:
         """Compare what each method gains with the work that it saves."""
         for method in self._options.methods:
             reduced = self._rehearsal(method)
-            pairs = self._turns(reduced.seconds_a_step, self._baseline.seconds_a_step)
+            pairs = self._turns(
+                *(partial(seconds_a_step, each) for each in (reduced, self._baseline))
+            )
             speed_up = statistics.median(plain / own for own, plain in pairs)
-            work = reduced.macs_an_image() / self._baseline.macs_an_image()
+            work = _macs_an_image(reduced) / _macs_an_image(self._baseline)
             yield Measurement(
                 measured=f"training {method} at {self._options.keep_rate}, speed-up times work",
                 value=speed_up * work,
@@ -157,7 +165,9 @@ class Benchmark:
         asked = ["grad_checkpointing", *(["compile"] if self._options.compile else [])]
         for option in asked:
             changed = self._rehearsal(BASELINE, **{option: True})
-            pairs = self._turns(changed.seconds_a_step, self._baseline.seconds_a_step)
+            pairs = self._turns(
+                *(partial(seconds_a_step, each) for each in (changed, self._baseline))
+            )
             yield Measurement(
                 measured=f"training {self._options.host} with {option}, speed-up",
                 value=statistics.median(plain / own for own, plain in pairs),
@@ -229,11 +239,11 @@ class Benchmark:
         evaluation._run(traced, batches, self._device, dtype)
 
     @cached_property
-    def _baseline(self) -> Rehearsal:
+    def _baseline(self) -> Finetuning:
         return self._rehearsal(BASELINE)
 
-    def _rehearsal(self, method: str, **recipe: bool) -> Rehearsal:
-        return Rehearsal(
+    def _rehearsal(self, method: str, **recipe: bool) -> Finetuning:
+        return rehearsal(
             self._cell(method, **recipe),
             host_weights=None,
             device=self._device,
@@ -260,6 +270,9 @@ class Benchmark:
             with autocast(self._device, autocast_dtype(self._recipe, self._device)):
                 model(batch.to(self._device))
 
+    def _steps_of(self, first: Finetuning, second: Finetuning) -> list[tuple[float, float]]:
+        return self._turns(partial(seconds_a_step, first), partial(seconds_a_step, second))
+
     def _turns(self, first: Turn, second: Turn) -> list[tuple[float, float]]:
         """Return the seconds of both, as often as they are to be repeated; one turn warms up."""
         pairs = [
@@ -278,6 +291,10 @@ class Benchmark:
     def _speeds(self, name: str, own: Sequence[float], other: Sequence[float]) -> str:
         speeds = [self._options.batch_size / statistics.median(times) for times in (own, other)]
         return f"{speeds[0]:.1f} images/s, {name} {speeds[1]:.1f}"
+
+
+def _macs_an_image(training: Finetuning) -> float:
+    return macs_of_model(training.cell, training.model, None)
 
 
 class TimmLoop:
@@ -309,7 +326,7 @@ class TimmLoop:
         )
         self._loss = SoftTargetCrossEntropy()
         self._pixels = noise(recipe.batch_size, recipe.image_size)
-        self._mean_std = torch.tensor([GREY, GREY], device=device)[:, :, None, None]
+        self._mean_std = torch.full((2, 3, 1, 1), 0.5, device=device)
         self._targets = torch.arange(recipe.batch_size) % CLASSES
 
     def step(self) -> None:
@@ -347,7 +364,6 @@ def evaluated(
     """Evaluate a cell on images that are there, without measuring its speed."""
     with (
         mock.patch.object(evaluation, "CellData", return_value=Noise(images)),
-        mock.patch.object(evaluation, "_speed", return_value={}),
     ):
         evaluation.evaluate_cell(
             cell, weights, data_root=None, device=device, threads=torch.get_num_threads()

@@ -1,81 +1,76 @@
-"""The report stage: the study's page and its figures, from the store alone."""
+"""The report phase: writes the study's page and its figures from the store alone."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
-from functools import partial
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from orchestrator.console import Context
 from orchestrator.processes import shared_out
-from orchestrator.results.records import record_of
-from orchestrator.results.samples import read_samples, sample_digests
-from orchestrator.results.tables import fingerprint, read_tables
-from orchestrator.storage.store import Store, StoredCell
-from trainables.files import (
+from orchestrator.results.cell_records import record_of
+from orchestrator.results.sample_store import read_samples, sample_digests
+from orchestrator.results.table_store import fingerprint, read_tables
+from orchestrator.store.store import Store
+from orchestrator.store.stored_cell import StoredCell
+from trainables.storage import layout
+from trainables.storage.files import (
     DamagedFileError,
+    JsonRecord,
     digest,
     read_checked,
-    read_sealed_json,
     write_atomic,
-    write_sealed_json,
 )
-from trainables.store_path import StorePath
+from trainables.storage.sealed import Digests, SealedFiles
 
 if TYPE_CHECKING:
     from analysis.report.figures import Drawable
 
-RULE = "2"
-"""Changes with what is recorded of a report: those of before are then made again."""
+REPORT_RULE = "2"
+"""Changes with what is recorded of a report; reports made by another rule are made again."""
 FIGURES_A_PROCESS = 8
-"""Fewest figures that are worth starting a process: it takes seconds, as they do."""
+"""Fewest figures for which a process is started, which takes as long as drawing some."""
+FIGURES = (layout.FIGURE_SVG, layout.FIGURE_PNG)
 KEEP_SECONDS = 5.0
-"""A report that is killed loses no more than the figures drawn since."""
-
-Say = Callable[[str], None]
-Tell = Callable[[str, int, int], None]
-"""Told again and again what is done, how many parts of it are, and of how many."""
+"""Seconds between two saves; a report that is killed draws only the figures since again."""
 
 
 def report_is_current(store: Store, cells: Sequence[StoredCell]) -> bool:
-    """Tell whether page and figures are whole and show these cells as they are now."""
-    record = read_sealed_json(_record(store))
-    if record is None or record["inputs"] != _inputs(store, cells):
-        return False
-    read_checked(store.report, record["sha256"])
-    for figure in record["figures"].values():
-        _check(store, figure)
-    return True
+    """Tell whether page and figures are whole and show these cells as they are now.
+
+    Raises:
+        DamagedFileError: They show these cells, but one of them is damaged.
+    """
+    return _report(store).is_current(inputs=_inputs(store, cells))
 
 
 def write_report(
     store: Store,
     cells: Sequence[StoredCell],
     data: Path | None,
-    say: Say,
-    tell: Tell,
-    stopping: Callable[[], bool] = lambda: False,
+    context: Context,
 ) -> bool:
-    """Write the page, then its figures, also of a study that is not finished or not compared.
+    """Write the page, then its figures; the study need not be finished or compared.
 
-    Images that are not chosen yet are. Figures that an earlier report has drawn from the same are
-    not drawn again. What is drawn is kept as it comes, also where that is interrupted.
+    Missing samples are made first. Figures that an earlier report has drawn from the same data
+    are reused. Figures are kept as they are drawn, even if that is interrupted.
 
     Args:
         store: The study's store.
         cells: All cells of the study, in its order.
-        data: Folder of the datasets, as it was given, to cut pictures of images out of.
-        say: Told what the page has to do without, and why.
-        tell: Told how far images and figures are.
-        stopping: Asked after each figure whether to stop there.
+        data: Folder of the datasets as given, from which pictures are cut.
+        context: Shows how far images and figures are, and what the page lacks. It can stop the
+            report after each figure.
 
     Returns:
-        Whether that came to its end.
+        Whether page and figures are complete.
     """
     from analysis.report import render  # Imports plotly.
-    from orchestrator.results.sampling import fill_samples  # Imports Ray.
+    from orchestrator.results.sampling import in_this_process, make_samples
 
-    fill_samples(store, cells, data, say, partial(tell, "choosing images"), stopping)
+    choosing = in_this_process(context)
+    make_samples(store, cells, fingerprint(cells), data, choosing, pictures=data is not None)
     inputs = _inputs(store, cells)
     study = store.read_study()
     provenance = {"git commit": str(study["git_commit"]), **study["versions"]}
@@ -84,15 +79,25 @@ def write_report(
     page, figures = render(study["name"], records, tables, provenance, samples)
     write_atomic(store.report, page.encode())
     drawn = FigureFiles(store, digest(page.encode()), figures.drawables)
-    if not drawn.complete(tell, stopping):
+    if not drawn.complete(context):
         return False
     drawn.remove_others()
     drawn.keep(inputs)
     return True
 
 
+@dataclass(frozen=True)
+class DrawnFigure:
+    """A figure that is in files, as the report's record has it."""
+
+    source: str
+    """Digest of what it is drawn from."""
+    files: dict[str, str]
+    """SHA-256 of each of its files, by name."""
+
+
 class FigureFiles:
-    """The files of a report's figures, and what is recorded of them.
+    """The files of a report's figures and their record.
 
     Args:
         store: The study's store.
@@ -106,16 +111,16 @@ class FigureFiles:
         self._store = store
         self._page = page
         self._figures = figures
+        self._report = _report(store)
         self._sources = {name: digest(source(figure)) for name, figure in figures.items()}
         self._drawn = {
             name: figure
-            for name, figure in _figures_before(store).items()
-            if figure["source"] == self._sources.get(name) and _is_whole(store, figure)
+            for name, figure in _drawn_before(self._report).items()
+            if figure.source == self._sources.get(name) and _is_whole(store, figure)
         }
-        """Name -> digest of what it is drawn from, and of each of its files."""
 
-    def complete(self, tell: Tell, stopping: Callable[[], bool]) -> bool:
-        """Draw the figures that are not in files yet; tell whether that came to its end."""
+    def complete(self, context: Context) -> bool:
+        """Draw the figures that are missing; return whether all are drawn."""
         from analysis.report.figures import files
 
         missing = [named for named in self._figures.items() if named[0] not in self._drawn]
@@ -126,8 +131,8 @@ class FigureFiles:
             with closing(drawing):
                 for (name, _), contents in zip(missing, drawing, strict=True):
                     self._write(name, contents)
-                    tell("drawing figures", len(self._drawn), len(self._figures))
-                    if stopping():
+                    context.draw("drawing figures", len(self._drawn), len(self._figures))
+                    if context.stopping:
                         break
                     if time.monotonic() - kept > KEEP_SECONDS:
                         self.keep()
@@ -136,60 +141,68 @@ class FigureFiles:
             self.keep()
         return len(self._drawn) == len(self._figures)
 
-    def keep(self, inputs: Mapping[str, Any] | None = None) -> None:
-        """Record what is drawn; of a whole report also what it is made from."""
-        vouched = {"inputs": inputs, "sha256": self._page, "figures": self._drawn}
-        write_sealed_json(_record(self._store), vouched)
+    def keep(self, inputs: Mapping[str, object] | None = None) -> None:
+        """JsonRecord the drawn figures, and for a complete report its inputs."""
+        drawn = {name: asdict(figure) for name, figure in self._drawn.items()}
+        self._report.seal({"inputs": inputs, "sha256": self._page, "figures": drawn})
 
     def remove_others(self) -> None:
-        """Remove the figures of an earlier report that this one does not have."""
-        names = {name for figure in self._drawn.values() for name in figure["files"]}
-        for form in {name.rpartition(".")[2] for name in names}:
-            for path in self._store.figures.glob(f"*.{form}"):
+        """Remove figures of an earlier report that this one lacks."""
+        names = {name for figure in self._drawn.values() for name in figure.files}
+        for form in FIGURES:
+            for path in form.found(self._store.path):
                 if path.name not in names:
                     path.unlink(missing_ok=True)
 
     def _write(self, name: str, contents: Mapping[str, bytes]) -> None:
-        for file, content in contents.items():
-            write_atomic(self._store.figures / file, content)
-        digests = {file: digest(content) for file, content in contents.items()}
-        self._drawn[name] = {"source": self._sources[name], "files": digests}
+        written = self._report.write({_figure(file): data for file, data in contents.items()})
+        digests = {file: written[_figure(file)] for file in contents}
+        self._drawn[name] = DrawnFigure(self._sources[name], digests)
 
 
-def _figures_before(store: Store) -> dict[str, Any]:
-    """Return what is recorded of an earlier report's figures, by name."""
+def _drawn_before(report: SealedFiles) -> dict[str, DrawnFigure]:
+    """Return the figures of an earlier report by name."""
     try:
-        record = read_sealed_json(_record(store))
+        report.vouched()  # Refuses names that are no figure's.
+        record = report.read_record()
     except DamagedFileError:
         return {}
-    figures: Mapping[str, Any] = record["figures"] if record else {}
-    # Of a figure of before the second rule only the digest was recorded.
-    return {name: figure for name, figure in figures.items() if isinstance(figure, dict)}
+    return _figures(record) if record else {}
 
 
-def _is_whole(store: Store, figure: Mapping[str, Any]) -> bool:
+def _is_whole(store: Store, figure: DrawnFigure) -> bool:
     try:
-        _check(store, figure)
+        for name, expected in figure.files.items():
+            read_checked(store.figures / name, expected)
     except DamagedFileError:
         return False
     return True
 
 
-def _check(store: Store, figure: Mapping[str, Any]) -> None:
-    """Raise DamagedFileError unless all files of a figure are whole."""
-    for name, expected in figure["files"].items():
-        if "/" in name:
-            raise DamagedFileError(_record(store), f"{name!r} is no figure")
-        read_checked(store.figures / name, expected)
+def _report(store: Store) -> SealedFiles:
+    names = [file.glob for file in (layout.PAGE, *FIGURES)]
+    return SealedFiles(store.path, layout.REPORT_RECORD.name(), names, _vouched)
 
 
-def _record(store: Store) -> StorePath:
-    return store.report.with_name("inputs.json")
+def _vouched(record: JsonRecord) -> Digests:
+    files = [named for figure in _figures(record).values() for named in figure.files.items()]
+    return {layout.PAGE.name(): record["sha256"]} | {_figure(name): d for name, d in files}
 
 
-def _inputs(store: Store, cells: Sequence[StoredCell]) -> dict[str, Any]:
-    """Return what the page depends on: the cells, and tables and samples as they are."""
-    tables = store.tables / "inputs.json"
+def _figures(record: JsonRecord) -> dict[str, DrawnFigure]:
+    # The first rule recorded of a figure only its digest: such a figure is drawn again.
+    recorded: Mapping[str, object] = record["figures"]
+    return {name: DrawnFigure(**of) for name, of in recorded.items() if isinstance(of, dict)}
+
+
+def _figure(file: str) -> str:
+    """Return the path of a figure's file below the study's folder."""
+    return f"{layout.FIGURE_PNG.folder}/{file}"
+
+
+def _inputs(store: Store, cells: Sequence[StoredCell]) -> dict[str, object]:
+    """Return what the page depends on: the cells, the tables and the samples."""
+    tables = layout.TABLES_RECORD.below(store.path)
     made = digest(tables.read_bytes()) if tables.exists() else None
     samples = sample_digests(store)
-    return {"rule": RULE, "cells": fingerprint(cells), "tables": made, "samples": samples}
+    return {"rule": REPORT_RULE, "cells": fingerprint(cells), "tables": made, "samples": samples}

@@ -1,39 +1,37 @@
-"""Choose images and cut their pictures out of the datasets: when comparing, or for a report."""
+"""Choose images and cut their pictures from the datasets, after comparing or for a report."""
 
 import io
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import ray
 
 from analysis.records import CellArtifacts, CellRecord, read_arrays
 from analysis.samples import EvaluatedCell, Sample, rate_to_choose_at, sample
-from orchestrator.cluster.lane import Lane
-from orchestrator.data.datasets import dataset_root
-from orchestrator.results.driver import TASK_RETRIES, Driver, error_of
-from orchestrator.results.records import record_of
-from orchestrator.results.samples import publish_samples, read_sample
-from orchestrator.results.tables import fingerprint
-from orchestrator.storage.store import CellState, Store, StoredCell
-from trainables.files import DamagedFileError, write_sealed_json
-from trainables.patience import patience
+from orchestrator.console import Context, dataset_root
+from orchestrator.results.cell_records import record_of
+from orchestrator.results.sample_store import read_sample
+from orchestrator.store.evaluation_folder import ARRAYS, PREDICTIONS_FILE
+from orchestrator.store.store import Store
+from orchestrator.store.stored_cell import CellState, StoredCell
 from trainables.pictures import eval_pictures
-from trainables.store_path import StorePath
+from trainables.storage.files import DamagedFileError, write_sealed_json
+from trainables.storage.paths import StorePath
 
 
 @dataclass(frozen=True)
-class Setting:
-    """Evaluated cells to be shown side by side: alike in dataset, capacity, blocks and seed."""
+class SampleSetting:
+    """Evaluated cells shown side by side: of one dataset, capacity, seed and list of blocks."""
 
     records: Sequence[CellRecord]
     rate: float
     """Keep rate at which the images are chosen."""
     inputs: Mapping[str, str]
-    """What identifies the evaluation of each cell, by id."""
+    """Digest of the evaluation of each cell, by id."""
 
     @property
     def file(self) -> str:
@@ -42,49 +40,63 @@ class Setting:
         return f"{first.dataset}-{first.capacity}-{'.'.join(map(str, first.stages))}.json"
 
 
-def write_samples(
-    store: Store, cells: Sequence[StoredCell], data: Path | None, driver: Driver
-) -> None:
-    """Make the samples that are missing, or whose cells have changed; then vouch for all.
+@dataclass(frozen=True)
+class SampleJob:
+    """A setting whose sample has to be made."""
 
-    A sample without pictures is made again, for the dataset may be at hand now. Where the driver
-    is asked to stop, what is made by then stays.
+    setting: SampleSetting
+    study: StorePath
+    data_root: Path | None
+    """Folder of the setting's dataset, to cut pictures out of."""
+
+
+Samples = Generator[tuple[str, Sample], None, None]
+Made = Callable[[list[SampleJob]], Samples]
+"""Makes the samples of jobs; yields the name of its file and each sample as it is made."""
+
+
+def make_samples(
+    store: Store,
+    cells: Sequence[StoredCell],
+    inputs: Mapping[str, str],
+    data: Path | None,
+    made: Made,
+    *,
+    pictures: bool = True,
+) -> list[str] | None:
+    """Make the samples that are missing or whose cells have changed.
 
     Args:
         store: The study's store.
         cells: All cells of the study, in its order.
+        inputs: Their fingerprint.
         data: Folder of the datasets, as it was given.
-        driver: What the launch offers.
+        made: `in_this_process`, or what makes them in Ray tasks.
+        pictures: Whether to make a sample without pictures again: its dataset may be there now.
 
-    Raises:
-        ComparisonError: A task failed, for another reason than that a dataset is not at hand.
+    Returns:
+        The files of all settings, None where not all of them could be made.
     """
-    inputs = fingerprint(cells)
-    found = list(settings([record_of(cell) for cell in cells], inputs))
-    task = ray.remote(num_cpus=1, max_retries=TASK_RETRIES)(make_sample)
-    lane = Lane(task, driver.cpus, "sample")
-    for setting in found:
-        if not is_current(store.samples / setting.file, setting):
-            root = dataset_root(setting.records[0].dataset, data)
-            lane.submit(setting.file, store.path.absolute(), setting, root)
-    try:
-        while lane:
-            for file, outcome in lane.poll(seconds=0.2):
-                if isinstance(outcome, Exception):
-                    raise error_of(f"images for {file}", outcome) from outcome
-                write_sealed_json(store.samples / file, outcome)
-            driver.tell(0, 0)  # Nothing is left to compare, and the display goes on.
-            if driver.stopping():
-                return
-    finally:
-        lane.abandon()
-    publish_samples(store, [setting.file for setting in found], inputs)
+    found = list(sample_settings([record_of(cell) for cell in cells], inputs))
+    jobs = [
+        SampleJob(s, store.path.absolute(), dataset_root(s.records[0].dataset, data))
+        for s in found
+        if not is_current(store.samples / s.file, s, pictures)
+    ]
+    written = []
+    with closing(made(jobs)) as samples:
+        for file, content in samples:
+            write_sealed_json(store.samples / file, content.model_dump(mode="json"))
+            written.append(file)
+    return [setting.file for setting in found] if len(written) == len(jobs) else None
 
 
-def settings(records: Sequence[CellRecord], inputs: Mapping[str, str]) -> Iterator[Setting]:
+def sample_settings(
+    records: Sequence[CellRecord], inputs: Mapping[str, str]
+) -> Iterator[SampleSetting]:
     """Yield the settings of a study that have evaluated cells with reduction.
 
-    Of several seeds it is the one with the most evaluated cells, and the lowest of several.
+    Each has the seed with the most evaluated cells, the lowest one if several have as many.
     """
     groups: dict[tuple[Any, ...], list[CellRecord]] = {}
     for record in records:
@@ -95,53 +107,33 @@ def settings(records: Sequence[CellRecord], inputs: Mapping[str, str]) -> Iterat
         chosen = [record for record in group if record.seed == seeds.most_common(1)[0][0]]
         rate = rate_to_choose_at(chosen)
         if rate is not None:
-            yield Setting(chosen, rate, {r.cell_id: inputs[r.cell_id] for r in chosen})
+            yield SampleSetting(chosen, rate, {r.cell_id: inputs[r.cell_id] for r in chosen})
 
 
-def fill_samples(
-    store: Store,
-    cells: Sequence[StoredCell],
-    data: Path | None,
-    say: Callable[[str], None],
-    tell: Callable[[int, int], None],
-    stopping: Callable[[], bool],
-) -> None:
-    """Make the samples that are missing or whose cells have changed, in this process.
+def in_this_process(context: Context) -> Made:
+    """Return what makes samples one by one, without Ray, until the launch is stopping."""
 
-    One without pictures is made again where there is a folder to look in. None is vouched for: a
-    launch that compares looks whether each has its pictures.
+    def made(jobs: list[SampleJob]) -> Samples:
+        for number, job in enumerate(jobs):
+            if context.stopping:
+                return
+            context.draw("choosing images", number, len(jobs))
+            try:
+                yield job.setting.file, make_sample(job)
+            except (DamagedFileError, ValueError) as error:
+                context.note(f"no sample images for {job.setting.file}: {error}")
 
-    Args:
-        store: The study's store.
-        cells: All cells of the study, in its order.
-        data: Folder of the datasets, as it was given.
-        say: Told which setting has no sample, and why.
-        tell: Told how many samples are made, of how many.
-        stopping: Asked before each setting whether to stop there.
+    return made
+
+
+def make_sample(job: SampleJob) -> Sample:
+    """Choose a setting's images.
+
+    Without their pictures, and with a note, where the dataset is missing.
     """
-    found = settings([record_of(cell) for cell in cells], fingerprint(cells))
-    missing = [s for s in found if not is_current(store.samples / s.file, s, data is not None)]
-    for number, setting in enumerate(missing):
-        if stopping():
-            return
-        tell(number, len(missing))
-        try:
-            root = dataset_root(setting.records[0].dataset, data)
-            write_sealed_json(store.samples / setting.file, sample_of(store, setting, root))
-        except (DamagedFileError, ValueError) as error:
-            say(f"no images for {setting.file}: {error}")
-
-
-def make_sample(study: StorePath, setting: Setting, data_root: Path | None) -> dict[str, Any]:
-    """Return a setting's sample as plain data; with a note where its dataset is not at hand."""
-    with patience():
-        return sample_of(Store(study), setting, data_root)
-
-
-def sample_of(store: Store, setting: Setting, data_root: Path | None) -> dict[str, Any]:
-    """Do as `make_sample`, without waiting for a storage that fails."""
+    store, setting = Store(job.study), job.setting
     made = sample(setting.records, setting.rate, lambda r: _load(store, r), setting.inputs)
-    return _with_pictures(made, store, data_root).model_dump(mode="json")
+    return _with_pictures(made, store, job.data_root)
 
 
 def _with_pictures(made: Sample, store: Store, data_root: Path | None) -> Sample:
@@ -162,18 +154,18 @@ def _with_pictures(made: Sample, store: Store, data_root: Path | None) -> Sample
 
 def _load(store: Store, record: CellRecord) -> EvaluatedCell:
     stored = store.cell(record.cell_id)
-    patterns = read_arrays(io.BytesIO(stored.read_artifact("patterns.npz")))
-    predictions = pd.read_parquet(io.BytesIO(stored.read_artifact("predictions.parquet")))
+    patterns = read_arrays(io.BytesIO(stored.read_artifact(ARRAYS["patterns"])))
+    predictions = pd.read_parquet(io.BytesIO(stored.read_artifact(PREDICTIONS_FILE)))
     return EvaluatedCell(CellArtifacts(record, patterns, {}), predictions)
 
 
-def is_current(path: StorePath, setting: Setting, pictures: bool = True) -> bool:
-    """Tell whether a setting's file is whole and made from these evaluations.
+def is_current(path: StorePath, setting: SampleSetting, pictures: bool = True) -> bool:
+    """Return whether a setting's file is whole and made from these evaluations.
 
     Args:
         path: The file.
         setting: What it is to show.
-        pictures: Whether it has to have them.
+        pictures: Whether it needs pictures.
     """
     try:
         known = read_sample(path)

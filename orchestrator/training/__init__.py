@@ -1,1 +1,1 @@
-"""The training stage: cells as the trials of one Tune experiment."""
+"""The training phase: cells as the trials of one Tune experiment."""

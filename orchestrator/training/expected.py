@@ -1,31 +1,33 @@
-"""How long cells are expected to train: from what like ones took, or else from what they compute.
+"""Estimate how long cells train, from the speed of similar ones or from the work alone.
 
-Seconds for a multiply-accumulate are known, from the best source to the worst, of cells of the same
-kind that this study has trained, of a calibration of that kind, and of all other kinds on average.
+The seconds per multiply-accumulate come from the best source there is: cells of the same kind that
+this study has trained, a calibration of that kind, or else the median over all other kinds.
 """
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import median
 
-from orchestrator.packing.calibrating import Calibrations, kind_of
-from orchestrator.selection import Selection
-from orchestrator.storage.store import Store
-from trainables.cell import Cell
-from trainables.files import DamagedFileError
+from orchestrator.store.store import Store
+from orchestrator.study.selection import Selection
+from orchestrator.training.calibrating import Calibrations, kind_of
+from trainables.cell.cell import Cell
+from trainables.storage.files import DamagedFileError
 
 ASSUMED_MACS_PER_SECOND = 5e13
 """Sustained multiply-accumulates of one data-centre GPU in mixed precision: an assumption, used
-only while nothing has been measured."""
+only until something has been measured."""
+ASSUMED_CPU_MACS_PER_SECOND = 2e10
+"""The same of one CPU core in single precision."""
 
 Rates = Mapping[str, float]
-"""Kind of cell -> seconds for each multiply-accumulate."""
+"""Kind of cell -> seconds per multiply-accumulate."""
 
 
 def expected(
     selection: Selection, cells: Sequence[Cell], macs: Mapping[str, float]
 ) -> dict[str, float]:
-    """Return the seconds that each cell is expected to train, by id, as far as the storage tells.
+    """Return the expected training time of each cell in seconds, by id, from what the storage has.
 
     Args:
         selection: The study.
@@ -41,23 +43,23 @@ def expected(
 def expected_seconds(
     macs: Mapping[str, float], cells: Sequence[Cell], trained: Rates, calibrated: Rates
 ) -> dict[str, float]:
-    """Return the seconds that each cell is expected to train, by id.
+    """Return the expected training time of each cell in seconds, by id.
 
     Args:
         macs: Multiply-accumulates of each cell's training, by id.
         cells: The cells, all of them in `macs`.
-        trained: Of kinds of which cells are trained, in the company that cells have on a GPU.
-        calibrated: Of kinds that were measured, alone on a GPU.
+        trained: Rates of kinds that cells have trained, sharing GPUs as they do.
+        calibrated: Rates of kinds that were measured alone on a GPU.
     """
     both = [trained[kind] / calibrated[kind] for kind in trained.keys() & calibrated.keys()]
-    company = median(both) if both else 1.0  # What sharing a GPU costs.
-    known = {kind: rate * company for kind, rate in calibrated.items()} | dict(trained)
+    sharing = median(both) if both else 1.0  # The cost of sharing a GPU.
+    known = {kind: rate * sharing for kind, rate in calibrated.items()} | dict(trained)
     otherwise = median(known.values()) if known else 1 / ASSUMED_MACS_PER_SECOND
     return {cell.id: macs[cell.id] * known.get(kind_of(cell), otherwise) for cell in cells}
 
 
 def trained_rates(store: Store, cells: Iterable[Cell]) -> dict[str, float]:
-    """Return the median rate of each kind of which the study has trained cells."""
+    """Return the median rate of each kind of cell that the study has trained."""
     rates: dict[str, list[float]] = defaultdict(list)
     for cell in cells:
         try:

@@ -1,1 +1,1 @@
-"""What is told of a study while it runs, and after."""
+"""The progress of a study: status, console, metrics, and the trackers that follow its cells."""

@@ -1,16 +1,16 @@
-"""What the driver knows of a launch while it works, and whom it tells."""
+"""The state of a launch, and who is shown it."""
 
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
 from rich.console import Console
 
-from orchestrator.storage.store import CellState
-from orchestrator.tracking.tracker import Tracker
+from orchestrator.console import line
+from orchestrator.store.stored_cell import CellState
 from orchestrator.watching.status import (
     UNTRAINED,
     Activity,
@@ -23,66 +23,72 @@ from orchestrator.watching.status import (
     count_states,
 )
 from orchestrator.watching.status_view import Screen
-from orchestrator.watching.time_left import Left, Measured, time_left
+from orchestrator.watching.time_left import MeasuredTraining, RemainingTime, time_left
+from orchestrator.watching.tracker import Tracker
+from trainables.cell.report import Report, TrialReport
 
-SINK_SHARE = 0.005
-"""A sink takes no more of the driver's time, however slow it is."""
+PUBLISHING_SHARE = 0.005
+"""Largest share of the driver's time that a publisher may take, however slow it is."""
 REASON_CHARACTERS = 300
 
 
 @dataclass
-class Sink:
-    """Somebody who is told now and then how things stand."""
+class StatusPublisher:
+    """Publishes the status now and then."""
 
     what: str
     """What is published, in words."""
-    tell: Callable[[Status], None]
+    publish: Callable[[Status], None]
     seconds: float
-    """How often; less often where it takes long."""
+    """Seconds from one time to the next; more if publishing takes long."""
     due: float = 0.0
-    """When the next time is, by the monotonic clock."""
+    """The next time, by the monotonic clock."""
     failed: bool = False
 
 
 @dataclass
 class _Cell:
-    """What is known of one cell."""
+    """The state of one cell."""
 
     state: str
     work: float
-    """Expected work of training it, in the unit of all cells; 0 where it is not to be trained."""
+    """Expected work of training it, in any unit that all cells share; 0 if it is not trained."""
     cpus: float = 1.0
     gpus: float = 0.0
     waits_for: str | None = None
-    report: Mapping[str, Any] | None = None
+    report: Report | None = None
     """The last one while it runs."""
+    first_step: int = 0
+    """The optimiser step at which its attempt began."""
+    node: str | None = None
+    """Host of the process that trains it."""
     began: float | None = None
-    """When it began to run, while it does, by the monotonic clock."""
+    """When it started to run, by the monotonic clock; None while it does not run."""
     spent: float = 0.0
-    """Seconds it ran in this launch before that."""
+    """Seconds that it ran in this launch before."""
     share: float = 0.0
-    """Share of its training that is done, as far as this launch knows."""
+    """Share of its training that is done."""
     share_before: float | None = None
-    """The same before this launch, None until its first report."""
+    """Share that was done before this launch, None until its first report."""
 
     def seconds(self, now: float) -> float:
         return self.spent + (now - self.began if self.began is not None else 0.0)
 
     def work_done(self) -> float:
-        """Return the work done in this launch; less where some was lost and is done again."""
+        """Return the work done in this launch; lost work that is repeated counts once."""
         return self.work * (self.share - (self.share_before or 0.0))
 
 
 class Progress:
-    """Gathers what happens to the cells of a launch, and tells it on the console and to sinks.
+    """Collects what happens to the cells of a launch; shows it on the console and publishes it.
 
     Args:
-        console: Where to draw.
+        console: Where to show it.
         study: Name of the study.
         states: State of every cell at the start, by id.
-        work: Expected training work of every cell still to be trained, in any one unit, by id.
-        driver: Who this process is.
-        quiet: Say nothing but notes.
+        work: Expected work of training each untrained cell, in any unit, by id.
+        driver: Name of this process.
+        quiet: Print only notes.
     """
 
     def __init__(
@@ -104,15 +110,15 @@ class Progress:
         }
         self._failed: dict[str, CellReason] = {}
         self._retried: dict[str, CellReason] = {}
-        self._gentler: dict[str, CellReason] = {}
+        self._fallbacks: dict[str, CellReason] = {}
         self._launch = LaunchFacts(began=time.time(), seconds=0.0)
         self._started = time.monotonic()
-        self._sinks: list[Sink] = []
+        self._publishers: list[StatusPublisher] = []
         self._trackers: list[Tracker] = []
         self._comparing: tuple[int, int] | None = None
         self._drawing: tuple[str, int, int] | None = None
         self.cluster: Callable[[], ClusterFacts | None] = lambda: None
-        """Tells what there is to run on at the moment."""
+        """Returns what the cluster has at the moment."""
 
     def __enter__(self) -> Self:
         self._screen.__enter__()
@@ -126,38 +132,38 @@ class Progress:
         self._screen.stop()
 
     def follow(self, tracker: Tracker) -> None:
-        """Let a tracker know of all states and reports from now on."""
+        """Pass all states and reports to a tracker from now on."""
         self._trackers.append(tracker)
 
     def note(self, text: str) -> None:
         """Print a line that stays."""
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+        line(self._console, text)
 
     def expect(self, work: Mapping[str, float]) -> None:
-        """Take better figures of the training work of cells, before any of them trains."""
+        """Replace the expected work of cells, before any of them trains."""
         for cell_id, expected in work.items():
             self._cells[cell_id].work = expected
 
     def plan(self, cell_id: str, resources: Mapping[str, float]) -> None:
-        """Record that a cell is to be trained, and what its workers together are to reserve.
+        """Record that a cell will be trained, and what its workers together will reserve.
 
         Args:
             cell_id: The cell's id.
-            resources: As Ray has it: `{"CPU": ..., "GPU": ...}`.
+            resources: As Ray names them: `{"CPU": ..., "GPU": ...}`.
         """
         cell = self._cells[cell_id]
         cell.cpus, cell.gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
-        if cell.state == CellState.FAILED:  # In an earlier launch.
+        if cell.state == CellState.FAILED:  # It failed in an earlier launch.
             self.set_state(cell_id, CellState.PENDING)
 
     def start(self, cell_id: str, resources: Mapping[str, float]) -> None:
-        """Record that a cell begins to run, or goes on, and what its workers together reserve."""
+        """Record that a cell starts or continues, and what its workers together reserve."""
         self.plan(cell_id, resources)
         self.set_state(cell_id, Activity.RUNNING)
         self._cells[cell_id].began = time.monotonic()
 
     def set_state(self, cell_id: str, state: str) -> None:
-        """Record that a cell is now in another state."""
+        """Record the new state of a cell."""
         cell = self._cells[cell_id]
         if cell.state == Activity.RUNNING and state in (Activity.EVALUATING, CellState.TRAINED):
             self._count(trained=1)
@@ -168,63 +174,76 @@ class Progress:
             tracker.changed(cell_id, state)
 
     def wait(self, cell_id: str, prerequisite: str) -> None:
-        """Record that a cell waits until another one is trained."""
+        """Record that a cell waits for another one to be trained."""
         self.set_state(cell_id, Activity.WAITING)
         self._cells[cell_id].waits_for = prerequisite
 
     def fail(self, cell_id: str, reason: str, see: str) -> None:
-        """Record that a cell is given up, and why."""
+        """Record that a cell has failed, why, and which file says more."""
         self.set_state(cell_id, CellState.FAILED)
         self._failed[cell_id] = CellReason(cell=cell_id, reason=_cut(reason), see=see)
 
     def retry(self, cell_id: str, reason: str) -> None:
-        """Record that an attempt at training a cell failed and is followed by another."""
+        """Record that an attempt at training a cell failed and another one follows."""
         self._count(retries=1)
         self._retried[cell_id] = CellReason(cell=cell_id, reason=_cut(reason))
 
-    def train_gentler(self, cell_id: str, changes: str) -> None:
-        """Record that a cell is trained more gently than asked for, and what was changed."""
-        self._gentler[cell_id] = CellReason(cell=cell_id, reason=changes)
+    def use_fallback(self, cell_id: str, changes: str) -> None:
+        """Record that a cell trains with a fallback recipe, and what that changes."""
+        self._fallbacks[cell_id] = CellReason(cell=cell_id, reason=changes)
 
-    def report(self, cell_id: str, report: Mapping[str, Any]) -> None:
-        """Record what a running cell reports; see `Finetuning.run` and `CellTraining.step`."""
-        cell = self._cells[cell_id]
-        total = max(report["total_steps"], 1)
+    def report(self, cell_id: str, trial: TrialReport, node: str | None = None) -> None:
+        """Record what a running cell reports, if it has trained.
+
+        Args:
+            cell_id: The cell's id.
+            trial: What its trial reports.
+            node: Host of the process that trains it.
+        """
+        report, first_step = trial.training, trial.first_step
+        if report is None:
+            return
+        cell, total = self._cells[cell_id], max(report.total_steps, 1)
         if cell.share_before is None:
-            cell.share = cell.share_before = report["first_step"] / total
-        same_attempt = cell.report and cell.report["first_step"] == report["first_step"]
-        before = cell.report["step"] if cell.report and same_attempt else report["first_step"]
-        cell.share = report["step"] / total if report["total_steps"] else 1.0
-        cell.report = report
-        if report["preparing"]:  # Not what training costs.
+            cell.share = cell.share_before = first_step / total
+        same_attempt = cell.report and cell.first_step == first_step
+        before = cell.report.step if cell.report and same_attempt else first_step
+        cell.share = report.step / total if report.total_steps else 1.0
+        cell.report, cell.first_step, cell.node = report, first_step, node
+        if report.preparing:  # This is not part of the training time.
             cell.began = time.monotonic()
         self._count(
-            epochs=max(0, report["step"] - before) / total * report["epochs"],
-            checkpoint_bytes=report.get("checkpoint_bytes", 0),
-            checkpoint_seconds=report.get("checkpoint_seconds", 0.0),
+            epochs=max(0, report.step - before) / total * report.epochs,
+            checkpoint_bytes=trial.checkpoint_bytes,
+            checkpoint_seconds=trial.checkpoint_seconds,
         )
         for tracker in self._trackers:
             tracker.reported(cell_id, report)
 
+    def has_work(self) -> bool:
+        """Return whether a cell trains or is evaluated."""
+        working = (Activity.RUNNING, Activity.EVALUATING)
+        return any(cell.state in working for cell in self._cells.values())
+
     def compare(self, done: int, of: int) -> None:
-        """Record how many steps of comparing are done already, of how many."""
+        """Record how many steps of comparing are done, of how many."""
         self._comparing = (done, of) if done < of else None
         self.tick()
 
     def draw(self, what: str, done: int, of: int) -> None:
-        """Record how far the report is: what is done, how many parts of it, of how many."""
+        """Record how far the report is: what is being done, how many parts are, of how many."""
         self._drawing = (what, done, of) if done < of else None
         self.tick()
 
     def tick(self) -> None:
-        """Draw and publish what is due."""
+        """Show and publish the status where that is due."""
         if self._screen.due:
             self._screen.show(self.status())
         now = time.monotonic()
-        self._publish([sink for sink in self._sinks if now >= sink.due])
+        self._publish([each for each in self._publishers if now >= each.due])
 
     def status(self) -> Status:
-        """Return how things stand."""
+        """Return the status."""
         cells = self._cells.items()
         seconds = time.monotonic() - self._started
         return Status(
@@ -241,36 +260,36 @@ class Progress:
             drawing=self._drawing,
             failed=tuple(self._failed.values()),
             retried=tuple(self._retried.values()),
-            gentler=tuple(self._gentler.values()),
+            gentler=tuple(self._fallbacks.values()),
         )
 
     @contextmanager
-    def telling(self, *sinks: Sink) -> Iterator[None]:
-        """Tell sinks how things stand for the duration of the context, and as it ends.
+    def publishing(self, *publishers: StatusPublisher) -> Iterator[None]:
+        """Publish the status for the duration of the context, and once more when it ends.
 
-        Where nothing has begun within it, there is nothing to tell.
+        If nothing is published within it, nothing is when it ends.
         """
-        self._sinks += sinks
+        self._publishers += publishers
         try:
             yield
         finally:
-            self._publish([sink for sink in sinks if sink.due])
-            self._sinks = [sink for sink in self._sinks if sink not in sinks]
+            self._publish([each for each in publishers if each.due])
+            self._publishers = [each for each in self._publishers if each not in publishers]
 
-    def _publish(self, sinks: Sequence[Sink]) -> None:
-        if not sinks:
+    def _publish(self, publishers: Sequence[StatusPublisher]) -> None:
+        if not publishers:
             return
         status = self.status()
-        for sink in sinks:
+        for each in publishers:
             began = time.monotonic()
             try:
-                sink.tell(status)
-            except Exception as error:  # To watch a study must not harm it.
-                if not sink.failed:
-                    self.note(f"cannot publish {sink.what}: {type(error).__name__}: {error}")
-                sink.failed = True
+                each.publish(status)
+            except Exception as error:  # Watching a study must not harm it.
+                if not each.failed:
+                    self.note(f"cannot publish {each.what}: {type(error).__name__}: {error}")
+                each.failed = True
             took = time.monotonic() - began
-            sink.due = began + max(sink.seconds, took / SINK_SHARE)
+            each.due = began + max(each.seconds, took / PUBLISHING_SHARE)
 
     def _count(self, **further: float) -> None:
         sums = {name: getattr(self._launch, name) + value for name, value in further.items()}
@@ -288,12 +307,12 @@ class Progress:
 
         return time_left(
             [
-                Measured(cell.work_done(), cell.seconds(now) * share(cell))
+                MeasuredTraining(cell.work_done(), cell.seconds(now) * share(cell))
                 for cell in cells
                 if cell.work_done() > 0
             ],
             [
-                Left(left_of(c), share(c), left_of(self._cells.get(c.waits_for or "")))
+                RemainingTime(left_of(c), share(c), left_of(self._cells.get(c.waits_for or "")))
                 for c in untrained
             ],
             sum(share(cell) for cell in untrained if cell.state == Activity.RUNNING),
@@ -301,12 +320,23 @@ class Progress:
 
 
 def _running(cell_id: str, cell: _Cell) -> RunningCell:
-    facts: dict[str, Any] = {}
-    if report := cell.report:
-        same = ("epochs", "loss", "metric", "accuracy", "images_per_second", "data_wait")
-        facts = {name: report[name] for name in (*same, "preparing")}
-        facts |= {"epoch": cell.share * report["epochs"], "node": report.get("hostname")}
-    return RunningCell(cell=cell_id, cpus=cell.cpus, gpus=cell.gpus, **facts)
+    report = cell.report
+    if report is None:
+        return RunningCell(cell=cell_id, cpus=cell.cpus, gpus=cell.gpus)
+    return RunningCell(
+        cell=cell_id,
+        node=cell.node,
+        cpus=cell.cpus,
+        gpus=cell.gpus,
+        epoch=cell.share * report.epochs,
+        epochs=report.epochs,
+        loss=report.loss,
+        metric=report.metric,
+        accuracy=report.accuracy,
+        images_per_second=report.images_per_second,
+        data_wait=report.data_wait,
+        preparing=report.preparing,
+    )
 
 
 def _cut(reason: str) -> str:

@@ -5,8 +5,10 @@ from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict
 
-from orchestrator.storage.store import CellState, Store
-from trainables.files import DamagedFileError, read_sealed_json, write_sealed_json
+from orchestrator.store.store import Store
+from orchestrator.store.stored_cell import CellState
+from trainables.storage import layout
+from trainables.storage.files import DamagedFileError, read_sealed_json, write_sealed_json
 
 
 class Activity(StrEnum):
@@ -29,13 +31,13 @@ STATES = (
 UNTRAINED = {CellState.PENDING, CellState.INTERRUPTED, Activity.RUNNING, Activity.WAITING}
 
 
-class Facts(BaseModel):
+class StatusModel(BaseModel):
     """Facts do not change; those of another version of this package are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class RunningCell(Facts):
+class RunningCell(StatusModel):
     """A cell that trains, as it last reported; None where it has not yet."""
 
     cell: str
@@ -58,7 +60,7 @@ class RunningCell(Facts):
     """What is done with the images before the training begins."""
 
 
-class CellReason(Facts):
+class CellReason(StatusModel):
     """Why a cell failed, was tried again, or is trained otherwise than asked for."""
 
     cell: str
@@ -67,7 +69,7 @@ class CellReason(Facts):
     """The file that says more."""
 
 
-class ClusterFacts(Facts):
+class ClusterFacts(StatusModel):
     """What the study has to run on."""
 
     nodes: int
@@ -77,7 +79,7 @@ class ClusterFacts(Facts):
     gpus: float
 
 
-class LaunchFacts(Facts):
+class LaunchFacts(StatusModel):
     """What one launch has done so far, or had done when it ended."""
 
     began: float
@@ -101,7 +103,7 @@ class LaunchFacts(Facts):
         return self.trained / self.seconds * 3600 if self.seconds else 0.0
 
 
-class TimeLeft(Facts):
+class TimeLeft(StatusModel):
     """Expected time until all cells are trained, seconds, and where it probably lies."""
 
     seconds: float
@@ -110,7 +112,7 @@ class TimeLeft(Facts):
     """The ends of an 80 % interval, None while too few cells were measured for one."""
 
 
-class Status(Facts):
+class Status(StatusModel):
     """How far a study is, at one moment."""
 
     study: str
@@ -178,13 +180,13 @@ def count_states(states: Iterable[str]) -> dict[str, int]:
 
 def keep_status(store: Store, status: Status) -> None:
     """Publish the status, for other machines cannot ask Ray."""
-    write_sealed_json(store.path / "status.json", status.model_dump(mode="json"))
+    write_sealed_json(layout.STATUS.below(store.path), status.model_dump(mode="json"))
 
 
 def last_status(store: Store) -> Status | None:
     """Return the last status that a driver published, None if there is none to be trusted."""
     try:
-        record = read_sealed_json(store.path / "status.json")
+        record = read_sealed_json(layout.STATUS.below(store.path))
         return None if record is None else Status.model_validate(record)
     except (DamagedFileError, ValueError):
         return None

@@ -10,6 +10,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator.console import line
 from orchestrator.watching.status import LaunchFacts, RunningCell, Status, TimeLeft
 
 DRAW_SECONDS = 0.5
@@ -61,8 +62,8 @@ class Screen:
             self._live.update(status_view(status, rows=ROWS_SHOWN), refresh=True)
             return
         self._due = time.monotonic() + QUIET_SECONDS
-        for line in (headline(status), *_preparations(status)):
-            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+        for text in (headline(status), *_preparations(status)):
+            line(self._console, text)
 
 
 def follow(read: Callable[[], Status], console: Console) -> None:
@@ -113,7 +114,7 @@ def headline(status: Status) -> str:
 
 def _where(status: Status) -> Iterator[str]:
     """Yield who runs the study, on what, and how the launch went."""
-    yield f"run by {status.driver}" if status.driver else "no driver is running it"
+    yield f"run by {status.driver}" if status.driver else "no driver runs it"
     if status.others:
         yield f"{status.others} other cells of the study are not part of this launch"
     cluster, launch = status.cluster, status.launch

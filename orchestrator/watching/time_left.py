@@ -12,7 +12,7 @@ FEWEST_CELLS = 2
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredTraining:
     """What was done of one cell in this launch."""
 
     work: float
@@ -22,7 +22,7 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Left:
+class RemainingTime:
     """What is left of one cell."""
 
     work: float
@@ -33,7 +33,7 @@ class Left:
 
 
 def time_left(
-    measured: Sequence[Measured], left: Sequence[Left], reserved: float
+    measured: Sequence[MeasuredTraining], left: Sequence[RemainingTime], reserved: float
 ) -> TimeLeft | None:
     """Estimate how long training goes on, from what cells cost against what was expected.
 

@@ -1,9 +1,15 @@
-"""The listing of all methods: adding one is a file in this folder and a line in `CLASSES`."""
+"""The listing of all methods: adding one is a file in this folder and a line in `CLASSES`.
+
+Methods of one's own need neither: they are classes, registered by a name or named by their place.
+"""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, cast
+from operator import attrgetter
+from typing import TYPE_CHECKING, cast
+
+from reduction.schedule import MethodOptions
 
 if TYPE_CHECKING:
     from reduction.stage import Stage
@@ -14,8 +20,18 @@ CLASSES = {
     "evit": "evit:EViT",
     "ats": "ats:ATS",
     "dynamicvit": "dynamicvit:DynamicViT",
+    "gtp": "gtp:GTP",
+    "hatp": "hatp:HATP",
+    "cropr": "cropr:Cropr",
+    "idlevit": "idlevit:IdleViT",
     "tome": "tome:ToMe",
     "atc": "atc:ATC",
+    "pitome": "pitome:PiToMe",
+    "tofu": "tofu:ToFu",
+    "ppt": "ppt:PPT",
+    "dtem": "dtem:DTEM",
+    "mctf": "mctf:MCTF",
+    "diffrate": "diffrate:DiffRate",
     "kmedoids": "kmedoids:KMedoids",
     "dpcknn": "dpcknn:DPCKNN",
     "sit": "sit:SiT",
@@ -35,7 +51,7 @@ class MethodInfo:
 
     family: str
     """`pruning`, `merging`, `soft`, `control` (patterns that ignore the image) or `baseline`."""
-    options: dict[str, Any]
+    options: MethodOptions
     """The method's own options with their defaults."""
     citation: str
     """The work that introduced the method."""
@@ -45,23 +61,85 @@ class MethodInfo:
     patterns: tuple[str, ...]
     """What its traces hold for every stage: `kept`, `groups`, both or nothing."""
     needs_cls: bool
-    """Whether the host must have a CLS token."""
+    """Whether the host must have a CLS token, unless the option `score` is `received`."""
 
 
-def method_class(name: str) -> "type[Stage]":
-    """Import and return the stage class of the method `name`; ValueError where unknown."""
-    if name not in CLASSES:
-        raise ValueError(f"method is {name!r}, but must be one of {', '.join(CLASSES)}")
-    module, _, class_name = CLASSES[name].partition(":")
-    found = getattr(import_module(f"{__name__}.{module}"), class_name)
-    return cast("type[Stage]", found)
+_REGISTERED: dict[str, "type[Stage]"] = {}
+"""Methods that `register` was given, by name."""
 
 
-def has_fixed_budget(method: str, options: Mapping[str, Any]) -> bool:
+def register(name: str, stage: "type[Stage]") -> None:
+    """Make a method of your own known by a name, in this process.
+
+    Args:
+        name: Letters, digits and `_`.
+        stage: A subclass of `reduction.stage.Stage` that says its family, citation and patterns.
+
+    Raises:
+        TypeError: `stage` is no such class.
+        ValueError: The name is no such word, or that of another method.
+    """
+    if not name.isidentifier():
+        raise ValueError(f"name is {name!r}, but must be letters, digits and _")
+    if name in CLASSES or _REGISTERED.get(name, stage) is not stage:
+        raise ValueError(f"name is {name!r}, but must not be that of another method")
+    _REGISTERED[name] = _checked(stage)
+
+
+def method_class(method: "str | type[Stage]") -> "type[Stage]":
+    """Return the stage class of a method.
+
+    Args:
+        method: A name in `METHODS`, `module:Class` of your own, which is imported, or the class.
+
+    Raises:
+        TypeError: It is no class of stages.
+        ValueError: There is no such method.
+    """
+    if not isinstance(method, str):
+        return _checked(method)
+    if method in _REGISTERED:
+        return _REGISTERED[method]
+    if method in CLASSES:
+        module, _, class_name = CLASSES[method].partition(":")
+        found = getattr(import_module(f"{__name__}.{module}"), class_name)
+        return cast("type[Stage]", found)
+    if ":" in method:
+        return _checked(_imported(method))
+    known = ", ".join([*CLASSES, *_REGISTERED])
+    raise ValueError(f"method is {method!r}, but must be one of {known}")
+
+
+def method_name(method: "str | type[Stage]") -> str:
+    """Return the name of a method, for a class `module:Class`."""
+    return method if isinstance(method, str) else f"{method.__module__}:{method.__qualname__}"
+
+
+def _imported(place: str) -> object:
+    module, _, class_name = place.partition(":")
+    try:
+        return attrgetter(class_name)(import_module(module))
+    except (ImportError, AttributeError, ValueError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise ValueError(f"method {place} cannot be imported: {reason}") from error
+
+
+def _checked(stage: object) -> "type[Stage]":
+    from reduction.stage import Stage
+
+    if not (isinstance(stage, type) and issubclass(stage, Stage)):
+        raise TypeError(f"method is {stage!r}, but must be a name or a subclass of Stage")
+    missing = [name for name in ("family", "citation", "patterns") if not hasattr(stage, name)]
+    if missing:
+        raise TypeError(f"{stage.__name__} lacks {', '.join(missing)}, but must say each")
+    return stage
+
+
+def has_fixed_budget(method: str, options: MethodOptions) -> bool:
     """Return whether the keep rate, and nothing else, decides how many tokens a method leaves.
 
     Args:
-        method: A name in `reduction.METHODS`.
+        method: A name in `reduction.METHODS`, or `module:Class`.
         options: The method's own options; those that are not given have their defaults.
 
     Raises:
@@ -74,7 +152,7 @@ class _Methods(Mapping[str, MethodInfo]):
     """Method name -> `MethodInfo`; only a look at a value imports torch, names never do."""
 
     def __getitem__(self, name: str) -> MethodInfo:
-        if name not in CLASSES:
+        if name not in self:
             raise KeyError(name)
         stage = method_class(name)
         return MethodInfo(
@@ -87,14 +165,25 @@ class _Methods(Mapping[str, MethodInfo]):
         )
 
     def __contains__(self, name: object) -> bool:
-        return name in CLASSES
+        if name in CLASSES or name in _REGISTERED:
+            return True
+        return isinstance(name, str) and ":" in name and _is_method(name)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(CLASSES)
+        return iter((*CLASSES, *_REGISTERED))
 
     def __len__(self) -> int:
-        return len(CLASSES)
+        return len(CLASSES) + len(_REGISTERED)
+
+
+def _is_method(place: str) -> bool:
+    try:
+        method_class(place)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 METHODS: Mapping[str, MethodInfo] = _Methods()
-"""Every method by name, in the order of the listing."""
+"""Every method by name, in the order of the listing, then those registered; `module:Class` of a
+method of your own is looked up, but not listed."""

@@ -1,11 +1,11 @@
 """DPC-KNN: merge around density peaks."""
 
 import torch
-from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-from reduction.stage import Count, Stage, StageSpec
-from reduction.tokens import Tokens, distances, largest, sum_by_group
+from reduction.plan import Merge, Plan
+from reduction.stage import Count, HostBlock, Stage, StageSpec
+from reduction.tokens import Tokens, at_least_float32, distances, largest, sum_by_group
 
 
 class DPCKNN(Stage):
@@ -29,30 +29,41 @@ class DPCKNN(Stage):
         self.neighbours = neighbours
         self.score = None if equal_weight else nn.Linear(spec.dim, 1)
 
-    def before_block(self, tokens: Tokens) -> Tokens:
+    def before_block(self, tokens: Tokens) -> Plan:
         """Replace the tokens by the weighted means of the target count of clusters."""
         target = self.spec.target(tokens.num_patches)
-        if target >= tokens.count:
-            return tokens
         patches = tokens.patches
         centres, assignment = density_peaks(
             patches, target, neighbours=self.neighbours, noisy=self.training
         )
-        if tokens.recorder is not None:
-            tokens.recorder.keep(self.spec.block, centres)
-            tokens.recorder.merge(self.spec.block, assignment)
-        weights = torch.ones_like(patches[..., :1])
-        if self.score is not None:
-            weights = self.score(patches).exp()
-        total = sum_by_group(weights, assignment, target)
-        return tokens.with_patches(
-            sum_by_group(patches * weights, assignment, target) / (total + 1e-6)
+        scores = torch.zeros_like(patches[..., 0]) if self.score is None else self.score(patches)
+        return Merge(
+            assignment=assignment,
+            count=target,
+            shares=softmax_in_group(at_least_float32(scores.flatten(1)), assignment, target),
+            centres=centres,
+            sized=False,
         )
 
-    def macs(self, incoming: Count, left: Count, block: Block) -> Count:
+    def macs(self, incoming: Count, left: Count, block: HostBlock) -> Count:
         """Return the cost of the distances and the scores."""
         scores = 0 if self.score is None else 1
         return self.acts_on(incoming) * incoming * (incoming + scores) * self.spec.dim
+
+
+def softmax_in_group(scores: Tensor, assignment: Tensor, num_groups: int) -> Tensor:
+    """Return exp(score) over 1e-6 plus the sum of those in the same group, for any score [B, N].
+
+    Args:
+        scores: [B, N] float.
+        assignment: [B, N] group of each, in 0..num_groups - 1.
+        num_groups: Number of groups, each with a token.
+    """
+    lowest = scores.new_full((scores.shape[0], num_groups), -torch.inf)
+    highest = lowest.scatter_reduce(1, assignment, scores.detach(), "amax")
+    weights = (scores - highest.gather(1, assignment)).exp()
+    total = sum_by_group(weights[..., None], assignment, num_groups)[..., 0]
+    return weights / (total + 1e-6 * (-highest).exp()).gather(1, assignment)
 
 
 @torch.no_grad()
@@ -69,7 +80,7 @@ def density_peaks(
     density = (-nearest.square().mean(dim=-1)).exp()
     if noisy:
         density = density + torch.rand_like(density) * 1e-6
-    rank = density.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+    rank = largest(density, density.shape[1]).argsort(dim=1)
     denser = rank[:, None, :] < rank[:, :, None]
     furthest = distance.flatten(1).amax(dim=1)[:, None]
     to_denser = distance.masked_fill(~denser, torch.inf).amin(dim=-1)

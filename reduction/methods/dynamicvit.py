@@ -1,14 +1,12 @@
 """DynamicViT: a small network per stage learns which tokens to drop."""
 
-from dataclasses import replace
-
 import torch
 import torch.nn.functional as F
-from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-from reduction.stage import Count, Stage, StageSpec
-from reduction.tokens import Tokens, gather_tokens, largest
+from reduction.plan import Keep, Mask, Plan
+from reduction.stage import Count, HostBlock, Stage, StageSpec
+from reduction.tokens import Tokens, largest
 
 
 class DynamicViT(Stage):
@@ -22,6 +20,8 @@ class DynamicViT(Stage):
     citation = "Rao et al., DynamicViT: Dynamic Token Sparsification, NeurIPS 2021"
     patterns = ("kept",)
     masks_in_training = True
+    drops_none_in_training = True
+    hands_to_loss = True
 
     def __init__(self, spec: StageSpec) -> None:
         super().__init__(spec)
@@ -48,27 +48,24 @@ class DynamicViT(Stage):
         hidden = F.gelu(self.out_fc2(F.gelu(self.out_fc1(hidden))))
         return self.out_fc3(hidden).log_softmax(dim=-1)
 
-    def before_block(self, tokens: Tokens) -> Tokens:
+    def before_block(self, tokens: Tokens) -> Plan:
         """Keep the target count of tokens; in training, only decide."""
         everything = torch.ones_like(tokens.patches[..., 0])
         if self.training:
             return self._decide(tokens, everything if tokens.policy is None else tokens.policy)
-        target = self.spec.target(tokens.num_patches)
-        if target >= tokens.count:
-            return tokens
-        index = largest(self.log_probabilities(tokens.patches, everything)[..., 0], target)
-        if tokens.recorder is not None:
-            tokens.recorder.keep(self.spec.block, index)
-        return tokens.with_patches(gather_tokens(tokens.patches, index))
+        scores = self.log_probabilities(tokens.patches, everything)[..., 0]
+        return Keep(index=largest(scores, self.spec.target(tokens.num_patches)))
 
-    def _decide(self, tokens: Tokens, policy: Tensor) -> Tokens:
+    def acts(self, tokens: Tokens) -> bool:
+        """Return whether to drop tokens; in training, each stage decides."""
+        return self.training or super().acts(tokens)
+
+    def _decide(self, tokens: Tokens, policy: Tensor) -> Plan:
         logits = self.log_probabilities(tokens.patches, policy)
         kept = straight_through(logits + gumbel_noise(logits))[..., 0] * policy
-        if tokens.recorder is not None:
-            tokens.recorder.trace.decisions[self.spec.block] = kept
-        return replace(tokens, policy=kept)
+        return Mask(policy=kept)
 
-    def macs(self, incoming: Count, left: Count, block: Block) -> Count:
+    def macs(self, incoming: Count, left: Count, block: HostBlock) -> Count:
         """Return the cost of the network."""
         layers = (self.in_fc, self.out_fc1, self.out_fc2, self.out_fc3)
         per_token = sum(layer.in_features * layer.out_features for layer in layers)

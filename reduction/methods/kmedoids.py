@@ -1,11 +1,12 @@
 """K-medoids: keep the tokens that stand for clusters of them."""
 
 import torch
-from timm.models.vision_transformer import Block
 from torch import Tensor
 
+from reduction.plan import Merge, Plan
+from reduction.projections import attention_dim, attention_of
 from reduction.randomness import scramble_all
-from reduction.stage import Count, Stage, StageSpec
+from reduction.stage import Count, HostBlock, Stage, StageSpec
 from reduction.tokens import Tokens, distances, gather_tokens, largest
 
 COSTS = ("global", "within")
@@ -20,6 +21,7 @@ class KMedoids(Stage):
     family = "merging"
     citation = "Marin et al., Token Pooling in Vision Transformers, WACV 2023"
     patterns = ("kept", "groups")
+    looks_back = True
 
     def __init__(
         self,
@@ -61,26 +63,27 @@ class KMedoids(Stage):
             medoids = largest(weights, num_clusters)
         return k_medoids(distance, weights, medoids, iters=self.iters, cost=self.cost)
 
-    def before_block(self, tokens: Tokens) -> Tokens:
+    def before_block(self, tokens: Tokens) -> Plan:
         """Keep the target count of medoids, in the order of their clusters."""
         target = self.spec.target(tokens.num_patches)
-        if target >= tokens.count:
-            return tokens
         medoids, assignment = self._cluster(tokens, target)
-        if tokens.recorder is not None:
-            tokens.recorder.keep(self.spec.block, medoids)
-            tokens.recorder.merge(self.spec.block, assignment)
-        return tokens.with_patches(gather_tokens(tokens.patches, medoids))
+        return Merge(
+            assignment=assignment,
+            count=target,
+            features=gather_tokens(tokens.patches, medoids),
+            centres=medoids,
+            sized=False,
+        )
 
     def first_token(self, count: int) -> int:
         """Return the first of `count` tokens to start from where all weigh the same."""
         return self.draw % count
 
-    def macs(self, incoming: Count, left: Count, block: Block) -> Count:
+    def macs(self, incoming: Count, left: Count, block: HostBlock) -> Count:
         """Return the cost of the distances and of the attention map of the block before."""
         total = incoming + self.spec.num_prefix if self.looks_back else 0
         return self.acts_on(incoming) * (
-            incoming * incoming * self.spec.dim + total * total * block.attn.attn_dim
+            incoming * incoming * self.spec.dim + total * total * attention_dim(attention_of(block))
         )
 
 
@@ -116,7 +119,7 @@ def k_medoids(
         if cost == "within":
             together = assignment[:, :, None] == assignment[:, None, :]
             total = (distance * together).sum(dim=2)
-        order = (weights * total).argsort(dim=1, stable=True)
+        order = largest(-weights * total, total.shape[1])
         none = torch.full_like(medoids, order.shape[1])
         best = none.scatter_reduce(1, assignment, order.argsort(dim=1), "amin")
         instead = medoids if cost == "within" else torch.zeros_like(medoids)

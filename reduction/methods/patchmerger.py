@@ -1,11 +1,10 @@
 """PatchMerger: learnt queries gather the tokens they resemble."""
 
 import torch
-from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from reduction.methods.soft import SoftMerging, similarities
-from reduction.stage import Count, StageSpec
+from reduction.stage import Count, HostBlock, StageSpec
 
 
 class PatchMerger(SoftMerging):
@@ -28,6 +27,10 @@ class PatchMerger(SoftMerging):
         """Return the softmax over the tokens of the queries' similarities."""
         return similarities(self.scale * self.queries, x).softmax(dim=-1)
 
-    def macs(self, incoming: Count, left: Count, block: Block) -> Count:
+    def no_weight_decay(self) -> set[str]:
+        """Name the queries."""
+        return {"queries"}
+
+    def macs(self, incoming: Count, left: Count, block: HostBlock) -> Count:
         """Return the cost of the similarities and of the sums."""
         return 2 * incoming * left * self.spec.dim

@@ -1,12 +1,13 @@
 """Fixed radial patterns, the control: keep what is close to the image's centre."""
 
-from collections.abc import Sequence
+from fractions import Fraction
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from reduction.schedule import KeepRate, token_target
+from reduction.plan import Keep, Plan
+from reduction.schedule import Schedule
 from reduction.stage import Stage, StageSpec
 from reduction.tokens import Tokens
 
@@ -54,24 +55,29 @@ class Radial(Stage):
         return options.get("schedule") != "linear"
 
     @classmethod
-    def schedule(
-        cls, keep_rate: KeepRate, reduction_loc: Sequence[int], **options: Any
-    ) -> dict[int, float]:
+    def schedule(cls, asked: Schedule, depth: int, **options: Any) -> Schedule:
         """Return the blocks that reduce; the linear schedule leaves the fractions unused."""
-        matched = super().schedule(keep_rate, reduction_loc)
         if cls.has_fixed_budget(**options):
-            return matched
-        return dict.fromkeys(range(reduction_loc[0], reduction_loc[-1] + 1), 1.0)
+            return asked
+        blocks = tuple(range(asked.blocks[0], asked.blocks[-1] + 1))
+        return Schedule(blocks=blocks, fractions=(Fraction(1),) * len(blocks))
 
-    def before_block(self, tokens: Tokens) -> Tokens:
+    def before_block(self, tokens: Tokens) -> Plan:
         """Drop the patches beyond the stage's radius."""
-        index = self.kept if tokens.grid == self.spec.grid else self._kept(tokens.grid)
-        if len(index) == tokens.count:
-            return tokens
-        index = index.to(tokens.x.device)
-        if tokens.recorder is not None:
-            tokens.recorder.keep(self.spec.block, index.expand(tokens.x.shape[0], -1))
-        return tokens.with_patches(tokens.patches[:, index])
+        index = self._index(tokens.grid).to(tokens.x.device)
+        return Keep(index=index.expand(tokens.x.shape[0], -1))
+
+    def acts(self, tokens: Tokens) -> bool:
+        """Return whether any patch is beyond the stage's radius."""
+        return len(self._index(tokens.grid)) < tokens.count
+
+    def respecify(self, spec: StageSpec) -> None:
+        """Take another place, and choose the patches anew."""
+        super().respecify(spec)
+        self.kept = self._kept(spec.grid).to(self.kept.device)
+
+    def _index(self, grid: tuple[int, int]) -> Tensor:
+        return self.kept if grid == self.spec.grid else self._kept(grid)
 
     def count(self, incoming: int) -> int:
         """Return the patches within the radius."""
@@ -87,14 +93,12 @@ class Radial(Stage):
 
     def _radii(self, distance: Tensor) -> Tensor:
         """Radius of every stage of the model, [stages] float32."""
-        fractions = self.spec.fractions
+        schedule = self.spec.schedule
         if not self.matched:
             corner = distance.max().item()
-            steps = len(fractions) + 2
+            steps = len(schedule.blocks) + 2
             return torch.linspace(corner, self.min_radius, steps, device="cpu")[1:-1]
-        targets = torch.tensor(
-            [token_target(fraction, len(distance)) for fraction in fractions], device="cpu"
-        )
+        targets = torch.tensor(schedule.targets(len(distance)), device="cpu")
         rings = distance.unique()
         counts = (distance <= rings[:, None]).sum(dim=1)
         return rings[(counts - targets[:, None]).abs().argmin(dim=1)]

@@ -3,9 +3,10 @@
 import torch
 from torch import Tensor
 
+from reduction.plan import Keep, Plan
 from reduction.randomness import scramble_all
 from reduction.stage import Stage, StageSpec
-from reduction.tokens import Tokens, gather_tokens, largest
+from reduction.tokens import Tokens, largest
 
 
 class Random(Stage):
@@ -23,15 +24,10 @@ class Random(Stage):
         super().__init__(spec)
         self.seed = seed
 
-    def before_block(self, tokens: Tokens) -> Tokens:
+    def before_block(self, tokens: Tokens) -> Plan:
         """Keep the target count of tokens."""
-        target = self.spec.target(tokens.num_patches)
-        if target >= tokens.count:
-            return tokens
-        index = largest(self._scores(tokens), target).sort(dim=1).values
-        if tokens.recorder is not None:
-            tokens.recorder.keep(self.spec.block, index)
-        return tokens.with_patches(gather_tokens(tokens.patches, index))
+        index = largest(self._scores(tokens), self.spec.target(tokens.num_patches))
+        return Keep(index=index.sort(dim=1).values)
 
     def _scores(self, tokens: Tokens) -> Tensor:
         """Random numbers [B, N]."""

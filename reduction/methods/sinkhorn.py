@@ -4,11 +4,10 @@ import math
 
 import torch
 import torch.nn.functional as F
-from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from reduction.methods.soft import SoftMerging, similarities
-from reduction.stage import Count, StageSpec
+from reduction.stage import Count, HostBlock, StageSpec
 
 
 class Sinkhorn(SoftMerging):
@@ -54,7 +53,11 @@ class Sinkhorn(SoftMerging):
             self.centers.copy_(unit)
         return self.centers
 
-    def macs(self, incoming: Count, left: Count, block: Block) -> Count:
+    def no_weight_decay(self) -> set[str]:
+        """Name the centres."""
+        return {"centers"}
+
+    def macs(self, incoming: Count, left: Count, block: HostBlock) -> Count:
         """Return the cost of the scores and of the sums."""
         return 2 * incoming * left * self.spec.dim
 

@@ -2,11 +2,10 @@
 
 import torch
 import torch.nn.functional as F
-from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from reduction.methods.soft import SoftMerging
-from reduction.stage import Count, StageSpec
+from reduction.stage import Count, HostBlock, StageSpec
 
 
 class SiT(SoftMerging):
@@ -26,7 +25,7 @@ class SiT(SoftMerging):
         logits = self.fc2(F.gelu(self.fc1(self.norm(x)))) * self.scale
         return logits.softmax(dim=1).transpose(1, 2)
 
-    def macs(self, incoming: Count, left: Count, block: Block) -> Count:
+    def macs(self, incoming: Count, left: Count, block: HostBlock) -> Count:
         """Return the cost of the network and of the sums."""
         dim, hidden = self.spec.dim, self.fc1.out_features
         return incoming * (dim * hidden + hidden * left + left * dim)

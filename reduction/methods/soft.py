@@ -4,6 +4,7 @@ from abc import abstractmethod
 
 from torch import Tensor
 
+from reduction.plan import Mix, Plan
 from reduction.stage import Stage, StageSpec
 from reduction.tokens import Tokens, at_least_float32, without_autocast
 
@@ -13,6 +14,7 @@ class SoftMerging(Stage):
 
     family = "soft"
     patterns = ("groups",)
+    shaped_by_count = True
 
     def __init__(self, spec: StageSpec) -> None:
         super().__init__(spec)
@@ -26,13 +28,14 @@ class SoftMerging(Stage):
     def weights(self, x: Tensor) -> Tensor:
         """Return the weights [B, K, N] of the prepared tokens x [B, N, C]."""
 
-    def before_block(self, tokens: Tokens) -> Tokens:
+    def before_block(self, tokens: Tokens) -> Plan:
         """Replace the tokens by weighted sums of them."""
         x = self.prepare(tokens.patches)
-        weights = self.weights(x)
-        if tokens.recorder is not None:
-            tokens.recorder.merge_softly(self.spec.block, weights)
-        return tokens.with_patches(weights.to(x.dtype) @ x)
+        return Mix(weights=self.weights(x), source=x)
+
+    def acts(self, tokens: Tokens) -> bool:
+        """Return True: the sums are not the tokens, however many there are."""
+        return True
 
     def count(self, incoming: int) -> int:
         """Return the number of outputs, whatever comes in."""

@@ -37,7 +37,7 @@ def test_every_pair_of_depth_maps_equals_the_published_study(study_arrays, study
         assert found["emd"] == pytest.approx(row["EMD_exact"], abs=1e-7)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(0, 10_000))
 def test_properties(seed):
     a, b = np.random.default_rng(seed).uniform(0.01, 1, (2, 4, 6))

@@ -30,10 +30,15 @@ def made(*records):
 
 
 def rows(text):
-    """The lines between the second rule and the last one, as cells."""
+    """The lines between the head and the last rule, as cells."""
     body = text.split(r"\midrule", 1)[1].split(r"\bottomrule")[0].splitlines()
     lines = [line.removesuffix(r" \\") for line in body if line.endswith(r" \\")]
     return {line.split(" & ")[0]: line.split(" & ")[1:] for line in lines}
+
+
+def body(text):
+    """The lines of a longtable below its head and foot."""
+    return text.split("\\endlastfoot\n")[1].split(r"\end{longtable}")[0].splitlines()
 
 
 def test_methods_by_keep_rates_with_the_best_in_bold():
@@ -106,13 +111,19 @@ def test_any_value_of_any_table_is_printable():
     text = as_latex(frame)
     assert r"\begin{longtable}{lrrrlr}" in text
     assert r"a\_name & number & big & count & list & flag \\" in text
-    first, second = rows(text.replace(r"\bottomrule", "", 1) + r"\bottomrule").items()
+    first, second = (line.removesuffix(r" \\").split(" & ") for line in body(text))
     assert first[0] == (
         r"50\% \& more\_\#1 \{x\} \textasciitilde{}\textasciicircum{}\textbackslash{} "
         r"\textless{}{[}\textbar{}]\textgreater{}"
     )
-    assert first[1] == [r"$1.234 \times 10^{-5}$", r"$\infty$", "$3$", "$3$, $6$", "yes"]
-    assert second == ("--", ["--", "$-1.5$", "--", "--", "no"])
+    assert first[1:] == [r"$1.234 \times 10^{-5}$", r"$\infty$", "$3$", "$3$, $6$", "yes"]
+    assert second == ["--", "--", "$-1.5$", "--", "--", "no"]
+
+
+def test_a_table_without_rows_is_whole():
+    text = as_latex(pd.DataFrame({"a": [], "b": []}))
+    assert body(text) == []
+    assert r"\multicolumn{2}{r}{Continued on next page} \\" in text
 
 
 def test_lines_of_a_text_become_one():
@@ -126,8 +137,8 @@ def test_every_table_has_as_many_cells_a_line_as_columns_and_dashes_for_what_is_
     needed = [column for column, kind in SCHEMAS[name].items() if kind in ("int64", "bool")]
     sparse = {column: full[column] for column in needed}
     text = latex_files({name: table(name, [full, sparse])}, "study")[name]
-    lines = [line for line in text.splitlines() if line.endswith(r"\\")]
-    assert [line.count(" & ") for line in lines] == [len(SCHEMAS[name]) - 1] * 3
-    assert lines[1].count("--") == 0
-    assert lines[2].count("--") == len(SCHEMAS[name]) - len(needed)
+    lines = body(text)
+    assert [line.count(" & ") for line in lines] == [len(SCHEMAS[name]) - 1] * 2
+    assert lines[0].count("--") == 0
+    assert lines[1].count("--") == len(SCHEMAS[name]) - len(needed)
     assert not re.search(r"(?i)nan|<NA>", text)

@@ -2,9 +2,18 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 from sklearn.metrics import homogeneity_completeness_v_measure
+from sklearn.metrics.cluster import contingency_matrix, expected_mutual_information
 
-from analysis.patterns import ioa, iou, kept_masks, partition_similarity
+from analysis.patterns import (
+    ioa,
+    iou,
+    iou_chance,
+    kept_masks,
+    partition_similarity,
+    v_measure_chance,
+)
 
 
 def _random(seed):
@@ -77,3 +86,28 @@ def test_set_similarity_properties(seed, share_a, share_b):
     assert (iou(a, b) <= ioa(a, b)).all()
     assert (ioa(a, b) <= 1).all()
     assert (ioa(a | b, b) == b.any(axis=1)).all()
+
+
+def test_chance_of_kept_sets_is_what_random_sets_have():
+    random = np.random.default_rng(0)
+    a, b = (random.permuted(np.tile(np.arange(20) < n, (4000, 1)), axis=1) for n in (5, 12))
+    expected = iou_chance(np.array([5]), np.array([12]), 20)
+    assert iou(a, b).mean() == pytest.approx(expected[0], abs=0.005)
+    assert iou_chance(np.array([20, 0, 0]), np.array([20, 3, 0]), 20).tolist() == [1, 0, 0]
+
+
+def test_chance_of_partitions_is_scikit_learns_expected_information():
+    random = np.random.default_rng(0)
+    a, b = (
+        random.integers(0, [[4], [9], [1]], (3, 30)),
+        random.integers(0, [[3], [12], [5]], (3, 30)),
+    )
+    found = v_measure_chance(a, b)
+    for one, other, value in zip(a, b, found, strict=True):
+        table = contingency_matrix(one, other, sparse=True)
+        expected = expected_mutual_information(table, 30)
+        entropies = [stats.entropy(np.unique(of, return_counts=True)[1]) for of in (one, other)]
+        assert value == pytest.approx(2 * expected / sum(entropies), abs=1e-12)
+    shuffled = random.permuted(np.tile(b[:1], (2000, 1)), axis=1)
+    measured = partition_similarity(np.tile(a[:1], (2000, 1)), shuffled).v_measure.mean()
+    assert measured == pytest.approx(found[0], abs=0.005)

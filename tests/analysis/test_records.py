@@ -2,7 +2,7 @@ from io import BytesIO
 
 import numpy as np
 
-from analysis.records import CellArtifacts, CellRecord
+from analysis.records import CellArtifacts, CellRecord, read_arrays
 
 RECORD = CellRecord(
     cell_id="c", dataset="d", method="m", family="f", capacity="tiny",
@@ -18,7 +18,8 @@ def test_arrays_are_read_back_by_block(tmp_path):
     features = BytesIO()
     np.savez(features, cls_11=np.ones((2, 5), dtype=np.float32))
     features.seek(0)
-    cell = CellArtifacts.load(RECORD, tmp_path / "patterns.npz", features)
+    arrays = read_arrays(tmp_path / "patterns.npz"), read_arrays(features)
+    cell = CellArtifacts(RECORD, *arrays)
     assert cell.record is RECORD
     assert cell.images.tolist() == [7, 8]
     assert (cell.grid, cell.num_patches, cell.depth) == ((4, 6), 24, 12)

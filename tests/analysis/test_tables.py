@@ -3,18 +3,13 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from whole_tables import compare, depth_maps_table, heatmaps_table, tokens_table
 
-from analysis.comparisons import compare, pairs
+from analysis.comparisons import pairs
+from analysis.earlier_tables import completed
 from analysis.heatmaps import METRICS, compare_maps
 from analysis.records import CellRecord
-from analysis.tables import (
-    SCHEMAS,
-    depth_maps_table,
-    heatmaps_table,
-    results_table,
-    table,
-    tokens_table,
-)
+from analysis.tables import SCHEMAS, results_table, table
 
 RECORD = CellRecord(
     cell_id="c", dataset="digits", method="topk", family="pruning", capacity="tiny",
@@ -49,10 +44,7 @@ def test_results_show_every_cell_in_its_state():
     assert found["parameters"][0] == 900_000
     assert found["epoch"].tolist() == [3, pd.NA]
     assert found["error"].tolist() == [pd.NA, "out of memory"]
-    assert found["note"].tolist() == [
-        "peak memory is known on GPUs only",
-        "not evaluated: the cell is failed",
-    ]
+    assert found["note"].tolist() == [pd.NA, "not evaluated: the cell is failed"]
     assert {column: str(kind) for column, kind in found.dtypes.items()} == SCHEMAS["results"]
 
 
@@ -150,3 +142,15 @@ def test_rows_of_a_comparison_fill_their_table(study_cells):
         assert set(rows[name][0]) == set(SCHEMAS[name])
         assert found["note"].isna().all()
         assert not found.drop(columns="note").isna().any(axis=None)
+
+
+def test_a_table_of_an_earlier_version_gets_the_columns_it_lacks():
+    rows = [{"cell_id": "a", "dataset": "digits", "keep_rate": 0.5, "seed": 0,
+             "meets_every_rate": True, "accuracy": 50.0}]  # fmt: skip
+    whole = table("results", rows)
+    earlier = whole.drop(columns=["speed_up", "accuracy_low", "note"])
+    pd.testing.assert_frame_equal(completed("results", earlier), whole)
+    assert completed("results", whole) is whole
+    assert completed("results", whole.drop(columns=["seed"])) is None
+    empty = completed("results", table("results", []).drop(columns=["seed"]))
+    assert list(empty) == list(whole)

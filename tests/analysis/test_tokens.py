@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analysis.tokens import cell_depth, depth_maps, distinct_labels, share_left, token_depth
+from analysis.token_depth import cell_depth, depth_maps, distinct_labels, share_left, token_depth
 
 
 def test_depth_is_the_first_block_that_drops_a_patch():

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from experiments.benchmarks import artifacts
-from orchestrator.storage.store import Store
+from orchestrator.store.store import Store
 
 
 def test_a_cell_s_artifacts(tmp_path, capsys):

@@ -2,13 +2,13 @@
 
 import json
 
-from experiments.benchmarks import attention
+from experiments.benchmarks import masked_attention as attention
 
 
 def test_a_short_run(tmp_path, capsys):
     options = "--images 4 2 --heads 2 1 --tokens 50 --host vit_tiny_patch16_224 --repeats 1"
     attention.main([*options.split(), "--threads", "1", "--out", str(tmp_path)])
-    rows = json.loads((tmp_path / "attention.json").read_text())["rows"]
+    rows = json.loads((tmp_path / "masked_attention.json").read_text())["rows"]
     assert [row["measured"].split(",")[0] for row in rows] == [
         "time of 4 images",
         "memory of 4 images",

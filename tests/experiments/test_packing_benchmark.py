@@ -3,7 +3,8 @@
 import pytest
 
 from experiments.benchmarks.packing import cells_and_work, configs, simulate
-from orchestrator.study import load_study
+from orchestrator.study.study import load_study
+from trainables.trial.config import TrialConfig
 
 
 @pytest.fixture(scope="module")
@@ -23,10 +24,11 @@ def test_the_published_study_takes_hardly_longer_than_it_must(paper, gpus):
 
 
 def test_students_start_when_their_teachers_have_ended():
+    empty = dict.fromkeys(("cell", "folder", "stop_file", "index_folder"), "")
     cells = [
-        {"cell_id": "t", "prerequisite": None, "cpu": 1, "gpu": 0.5, "workers": 1},
-        {"cell_id": "s", "prerequisite": "t", "cpu": 1, "gpu": 1, "workers": 2},
-        {"cell_id": "x", "prerequisite": None, "cpu": 1, "gpu": 1, "workers": 1},
+        TrialConfig(cell_id="t", gpu=0.5, **empty),
+        TrialConfig(cell_id="s", prerequisite="t", gpu=1, workers=2, **empty),
+        TrialConfig(cell_id="x", gpu=1, **empty),
     ]
     outcome = simulate(cells, {"t": 1.0, "s": 6.0, "x": 4.0}, 2)
     assert outcome.started == {"t": 0.0, "x": 0.0, "s": 4.0}  # Both GPUs at once.

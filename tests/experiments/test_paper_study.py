@@ -16,7 +16,8 @@ import timm
 from published_datasets import WRITERS
 from timm.models import save_for_hf
 
-from orchestrator.storage.store import CellState, Store
+from orchestrator.store.store import Store
+from orchestrator.store.stored_cell import CellState
 
 pytestmark = pytest.mark.slow
 
@@ -36,6 +37,7 @@ SETTINGS = (
     "grids.1.keep_rate=[0.5]",
     f"recipes.paper.capacity.tiny={SMALL_RECIPE}",
     "resources.tiny={cpu: 1, gpu: 0.25}",
+    "measure={batch_sizes: [1, 8], rounds: 7, seconds: 0.01}",
 )
 LARGEST_CELL = 1_000_000
 """Bytes of a finished cell's folder; its host has 100,000 parameters of 4 bytes."""

@@ -19,7 +19,7 @@ from experiments.pretrain_demo import (
     train,
     versions,
 )
-from trainables.host import build_host
+from trainables.models.host import build_host
 
 NAME = "digits_tiny_patch4_32"
 

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from launching import Gate
+from launching import BRIEFLY, Gate
 
-from orchestrator.storage.store import CellState, Store
+from orchestrator.store.store import Store
+from orchestrator.store.stored_cell import CellState
 
 pytestmark = pytest.mark.slow
 
@@ -38,6 +39,7 @@ STUDY = {
             "checkpoint_minutes": 1e-6,  # A state and a report after every step.
         }
     },
+    "measure": BRIEFLY,
 }
 
 

@@ -7,7 +7,7 @@ import torch
 from backends import Backend
 
 from experiments.benchmarks import training
-from trainables import compiling
+from trainables.models import compiling
 
 OPTIONS = "--host deit_tiny_patch16_224 --image-size 64 --batch-size 4 --repeats 1 --threads 1"
 

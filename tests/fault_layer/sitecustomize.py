@@ -83,15 +83,15 @@ if under_faults and (seed := os.environ.get("FAULT_CLOCK")):
     time.time = _jumping(time.time, 1, draw)
     time.time_ns = _jumping(time.time_ns, 10**9, draw)
 if under_faults and (seconds := os.environ.get("FAULT_PATIENCE")):
-    from trainables import patience
+    from trainables.storage import retry as patience
 
-    patience.PATIENCE_SECONDS = float(seconds)
+    patience.RETRY_SECONDS = float(seconds)
 if under_faults and (file := os.environ.get("FAULT_STORAGE")):
     os.fsync = _failing(os.fsync, Path(file))
     os.replace = _failing(os.replace, Path(file))
 if program == WORKER and (file := os.environ.get("FAULT_READING")):
     io.open = _failing(io.open, Path(file))
 if program == WORKER and (file := os.environ.get("FAULT_GATE")):
-    from trainables.cell_folder import CellFolder
+    from trainables.cell.cell_folder import CellFolder
 
     CellFolder.save_last = _held(CellFolder.save_last, Path(file))

@@ -1,4 +1,4 @@
-"""Studies run once for all tests that only look at what a launch leaves."""
+"""Studies run once for all tests that only look at what a launch leaves, and the command line."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,10 +8,11 @@ from launching import Gate, Launch
 from made_cells import CELL, finish
 from rich.console import Console
 
+from orchestrator.cli import main
 from orchestrator.run import run_study
-from orchestrator.selection import Options
-from orchestrator.storage.store import Store
-from trainables.store_path import store_path
+from orchestrator.store.store import Store
+from orchestrator.study.selection import Options
+from trainables.storage.paths import store_path
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,21 @@ class FinishedStudy:
     store: Store
     status: int
     output: str
+
+
+@pytest.fixture
+def call(capsys, tmp_path, monkeypatch):
+    """Call the command line in an empty folder; return its status, stdout and stderr."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as ended:
+            main(list(map(str, arguments)))
+        printed = capsys.readouterr()
+        return ended.value.code or 0, printed.out, printed.err
+
+    return call
 
 
 @pytest.fixture(scope="session")

@@ -10,8 +10,8 @@ import yaml
 from launching import Gate, Launch, assert_tidy, assert_whole, layered
 from local_cluster import LocalCluster
 
-from orchestrator.storage.store import Store
-from orchestrator.study import SHIPPED
+from orchestrator.store.store import Store
+from orchestrator.study.study_file import SHIPPED
 
 pytestmark = pytest.mark.slow
 
@@ -97,6 +97,7 @@ def test_a_node_lost_while_comparing_costs_nothing(finished, storage, cluster, u
     """It is lost while it waits for a storage that does not let it load a cell."""
     shutil.copytree(finished.store.path, storage / "smoke")
     store = Store(storage / "smoke")
+    shutil.copytree(finished.store.measurements, store.measurements)
     for folder in (store.tables, store.comparisons):
         shutil.rmtree(folder)
     smoke = yaml.safe_load((SHIPPED / "smoke.yaml").read_text())

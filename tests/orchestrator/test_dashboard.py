@@ -13,7 +13,7 @@ import pytest
 from launching import STUDY, Launch, listening
 from prometheus_client.parser import text_string_to_metric_families
 
-from orchestrator.watching.listing import read_status
+from orchestrator.commands.listing import read_status
 
 pytestmark = pytest.mark.slow
 

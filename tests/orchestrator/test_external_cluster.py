@@ -12,7 +12,8 @@ from launching import Gate, wait_until
 from local_cluster import PATIENT, Node
 from ports import free_ports, listens
 
-from orchestrator.storage.store import CellState, Store
+from orchestrator.store.store import Store
+from orchestrator.store.stored_cell import CellState
 
 pytestmark = pytest.mark.slow
 

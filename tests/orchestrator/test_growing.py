@@ -5,23 +5,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
+from launching import BRIEFLY, ONE_STEP_EPOCH
 from made_cells import finish
 
 from orchestrator import run
 from orchestrator.cli import main
-from orchestrator.launch import Launch
-from orchestrator.selection import Options, select
-from orchestrator.training.stage import Training
-
-RECIPE = {
-    "host": "digits_{capacity}_patch4_32",
-    "image_size": 32,
-    "crop_ratio": 1.0,
-    "epochs": 1,
-    "warmup_epochs": 0,
-    "batch_size": 512,
-}
-
+from orchestrator.study.selection import Options, select
+from orchestrator.training.evaluations import Evaluations
+from orchestrator.training.experiment import TuneExperiment
 
 GRID = {
     "dataset": ["digits"],
@@ -40,7 +31,13 @@ def study(tmp_path):
         grids = [shared | {"method": ["deit"]}]
         grids += [shared | {"method": ["topk"], "keep_rate": list(rates)} | grid] * bool(rates)
         defaults = {"reduction_loc": [3, 6, 9], "recipe": "r"}
-        content = {"name": name, "defaults": defaults, "grids": grids, "recipes": {"r": RECIPE}}
+        content = {
+            "name": name,
+            "defaults": defaults,
+            "grids": grids,
+            "recipes": {"r": ONE_STEP_EPOCH},
+        }
+        content["measure"] = BRIEFLY
         file = tmp_path / f"{name}.yaml"
         file.write_text(yaml.safe_dump(content))
         return str(file)
@@ -68,27 +65,27 @@ def test_a_study_grows_shrinks_and_is_renamed(tmp_path, study, launch_study, mon
         return selection
 
     monkeypatch.setattr(run, "select", select_and_spoil)
-    first = launch_study(tmp_path, study=file, stages=["train", "evaluate"])
+    first = launch_study(tmp_path, study=file, phases=["train", "evaluate"])
     assert first.status == 0, first.output
     before = trained_at(first.store)
     assert list(before) == [("deit", 1.0), ("topk", 0.5)]
     monkeypatch.undo()
 
-    second = launch_study(tmp_path, study=study(0.7), stages=["train", "evaluate", "compare"])
+    second = launch_study(tmp_path, study=study(0.7), phases=["train", "evaluate", "compare"])
     assert second.status == 0, second.output
     after = trained_at(second.store)
     assert {key: after.pop(key) for key in before} == before
     assert list(after) == [("topk", 0.7)]
-    gone = f"1 cells in {second.store.path} are no longer in the study; left alone"
+    gone = f"1 cells in {second.store.path} are no longer in the study; their files are kept"
     assert gone in second.output.splitlines()
     results = pd.read_parquet(second.store.tables / "results.parquet")
     assert sorted(results["keep_rate"]) == [0.7, 1.0]
 
-    monkeypatch.setattr(Training, "run", None)  # Nothing may be trained, and nothing evaluated.
-    monkeypatch.setattr(Launch, "_evaluate", None)
+    monkeypatch.setattr(TuneExperiment, "run", None)  # Nothing may be trained.
+    monkeypatch.setattr(Evaluations, "add", None)
     renamed = launch_study(tmp_path, study=study(0.5, 0.7, name="renamed"))
     assert renamed.status == 0, renamed.output
-    assert "3 cells taken over from growing" in renamed.output.splitlines()
+    assert "3 cells reused from growing" in renamed.output.splitlines()
     assert renamed.output.splitlines()[-2] == "renamed: 3 of 3 cells done, 0 failed"
     results = pd.read_parquet(renamed.store.tables / "results.parquet")
     assert sorted(results["keep_rate"]) == [0.5, 0.7, 1.0]
@@ -121,14 +118,14 @@ def test_removed_cells_are_left_alone_and_counted(tmp_path, study, launch_study)
     for cell in before.cells:
         finish(before.stored(cell))
     files = {path: path.read_bytes() for path in before.store.path.glob("cells/*/*.*")}
-    after = launch_study(tmp_path, study=study(0.7), stages=["train", "evaluate"])
+    after = launch_study(tmp_path, study=study(0.7), phases=["train", "evaluate"])
     assert after.status == 0
     assert after.output.splitlines() == [
-        f"1 cells in {after.store.path} are no longer in the study; left alone",
+        f"1 cells in {after.store.path} are no longer in the study; their files are kept",
         "growing: 2 of 2 cells done, 0 failed",
     ]
     assert {path: path.read_bytes() for path in files} == files
-    again = launch_study(tmp_path, study=study(0.5, 0.7), stages=["train", "evaluate"])
+    again = launch_study(tmp_path, study=study(0.5, 0.7), phases=["train", "evaluate"])
     assert again.output.splitlines() == ["growing: 3 of 3 cells done, 0 failed"]
 
 
@@ -141,5 +138,5 @@ def test_a_dry_run_tells_what_is_done_in_other_studies(tmp_path, study, capsys):
         main(["run", "--study", file, "--storage", str(tmp_path), "--dry-run"])
     assert not ended.value.code
     printed = capsys.readouterr().out.splitlines()
-    assert "done in other studies, to be taken over: 2 cells" in printed
+    assert "to be reused from other studies: 2 cells" in printed
     assert not (tmp_path / "renamed").exists()

@@ -5,9 +5,10 @@ import json
 import pandas as pd
 import pytest
 import yaml
+from launching import BRIEFLY
 
 from orchestrator.cli import main
-from orchestrator.storage.store import CellState
+from orchestrator.store.stored_cell import CellState
 from orchestrator.watching.status import last_status
 
 STUDY = {
@@ -18,6 +19,7 @@ STUDY = {
         {"method": ["tome"], "keep_rate": [0.5], "recipe": "lost"},
     ],
     "recipes": {},
+    "measure": BRIEFLY,
 }
 STEEP = {
     "host": "digits_{capacity}_patch4_32",
@@ -78,9 +80,9 @@ def test_a_cell_is_given_up_with_all_its_attempts(diverged):
     error = cell.error()
     for number, gentler in enumerate(("", " with clip_grad 1", " with clip_grad 1, lr 5e+29"), 1):
         assert f"attempt {number}{gentler}" in error
-    assert "went from step 0 to 1, where not all is finite: classification nan, grad" in error
+    assert "ran from step 0 to 1, where a value was not finite: classification nan, grad" in error
     assert cell.reason().startswith("not finite in 3 attempts; classification nan, gradient norm")
-    assert cell.reason().endswith("or mend the data and begin anew with --retry-failed")
+    assert cell.reason().endswith("or fix the data and start over with --retry-failed")
     assert "Traceback" not in error
     assert not any("attempt failed" in str(entry) for entry in cell.log())
 
@@ -96,8 +98,8 @@ def test_the_log_has_every_attempt_as_json(diverged):
 def test_the_console_table_and_page_say_it(diverged, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "250")
     rescued, lost = cell_of(diverged, "topk"), cell_of(diverged, "tome")
-    assert f"{rescued.id}: attempt 1 went from step 0 to 1, where not all is" in diverged.output
-    assert "; going on from its last good state with clip_grad 1\n" in diverged.output
+    assert f"{rescued.id}: attempt 1 ran from step 0 to 1, where a value was" in diverged.output
+    assert "; continuing from its last good state with clip_grad 1\n" in diverged.output
     assert f"failed: {lost.id}: not finite in 3 attempts" in diverged.output
     table = pd.read_parquet(diverged.store.tables / "results.parquet").set_index("cell_id")
     gentlest = "clip_grad 1, lr 50, min_lr 5e-06, warmup_lr 5e-07"
@@ -119,7 +121,7 @@ def test_the_console_table_and_page_say_it(diverged, capsys, monkeypatch):
 def test_a_later_launch_is_as_gentle_and_retry_failed_begins_anew(diverged, launch_study):
     cell = cell_of(diverged, "tome")
     file = str(diverged.storage / "diverging.yaml")
-    again = {"study": file, "only": [cell.id], "stages": ["train", "evaluate"]}
+    again = {"study": file, "only": [cell.id], "phases": ["train", "evaluate"]}
     gentlest = cell.attempts()[-1]["gentler"]
     assert launch_study(diverged.storage, **again).status == 1
     assert [attempt["gentler"] for attempt in cell.attempts()[3:]] == [gentlest]

@@ -9,7 +9,8 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from orchestrator.storage.store import CellState, Store
+from orchestrator.store.store import Store
+from orchestrator.store.stored_cell import CellState
 
 pytestmark = pytest.mark.slow
 
@@ -61,7 +62,9 @@ def test_a_killed_study_ends_as_in_a_folder_and_keeps_its_secrets(finished, s3_f
 
     assert start(*run, folder=folder).wait(timeout=500) == 0, (folder / "console.txt").read_text()
     console = (folder / "console.txt").read_text()
-    assert f"process {first.pid} on {os.uname().nodename} has run this study; waiting" in console
+    assert (
+        f"process {first.pid} on {os.uname().nodename} was running this study; waiting" in console
+    )
     assert {store.cell(cell).state() for cell in store.cell_ids()} == {CellState.DONE}
     assert {path: path.size_and_time() for path in kept} == kept
     assert weights(store) == weights(finished.store)

@@ -5,7 +5,8 @@ import itertools
 import pytest
 
 import reduction
-from orchestrator.study import expand, load_study
+from orchestrator.study.shipped_recipes import shipped_recipes
+from orchestrator.study.study import expand, load_study
 from trainables.recipe import Recipe
 
 DATASETS = ("imagenet", "nabirds", "coco", "nuswide")
@@ -65,9 +66,39 @@ def test_dynamicvit_learns_from_the_baseline_and_on_imagenet_from_the_host(paper
 def test_beyond_compares_new_methods_with_the_papers_own_cells(paper):
     beyond = expand(load_study("beyond"))
     shared = {cell.id for cell in beyond} & {cell.id for cell in paper}
-    assert {c.method for c in beyond if c.id in shared} == {"deit", "topk", "tome"}
-    assert len(shared) == 4 * 2 * (1 + 4 + 4)
-    assert {cell.method for cell in beyond} >= {"atc", "random"}
+    assert {c.method for c in beyond if c.id in shared} == {c.method for c in paper}
+    assert len(shared) == 4 * 2 * (1 + 4 + 4) + 11 * 2 * 3
+    assert {cell.method for cell in beyond} == set(reduction.METHODS)
+
+
+def test_beyond_compares_all_methods_with_three_seeds():
+    cells = [cell for cell in expand(load_study("beyond")) if not cell.options]
+    for dataset, method in itertools.product(("imagenet", "nabirds"), reduction.METHODS):
+        which = (dataset, method, "small")
+        found = [cell for cell in cells if (cell.dataset, cell.method, cell.capacity) == which]
+        rates = {1.0} if method == "deit" else {0.25, 0.5, 0.7}
+        wanted = set(itertools.product(rates, range(3)))
+        assert {(cell.keep_rate, cell.seed) for cell in found} >= wanted, method
+
+
+def test_pets_compares_three_hosts_and_eight_methods_at_three_budgets():
+    cells = expand(load_study("pets"))
+    assert {(cell.capacity, cell.host) for cell in cells} == {
+        ("tiny", "deit_tiny_patch16_224.fb_in1k"),
+        ("small", "deit_small_patch16_224.fb_in1k"),
+        ("dinov2", "vit_small_patch14_dinov2.lvd142m"),
+    }
+    methods = {cell.method for cell in cells} - {"deit"}
+    assert len(methods) == 8
+    reduced = itertools.product(methods, (0.25, 0.5, 0.7))
+    wanted = itertools.product(("tiny", "small", "dinov2"), [("deit", 1.0), *reduced], range(3))
+    assert {(c.capacity, (c.method, c.keep_rate), c.seed) for c in cells} == set(wanted)
+    recipes = {cell.recipe.model_copy(update={"host": ""}) for cell in cells}
+    (recipe,) = recipes
+    shipped = Recipe(**shipped_recipes()["small_data"])
+    differ = {name for name in recipe.outcome() if getattr(recipe, name) != getattr(shipped, name)}
+    assert differ == {"host", "epochs", "warmup_epochs", "select_on", "cache"}
+    assert recipe.select_on == "holdout"
 
 
 def test_off_the_shelf_trains_nothing_and_has_nothing_to_train():

@@ -6,8 +6,8 @@ import signal
 import pytest
 from launching import Launch, assert_resumed, assert_tidy, layered
 
-from orchestrator.storage.lease import Lease
-from orchestrator.storage.store import Store
+from orchestrator.store.store import Store
+from trainables.storage.lease import Lease
 
 pytestmark = pytest.mark.slow
 
@@ -69,7 +69,7 @@ def test_a_driver_that_lost_its_lease_ends_and_says_by_whom_it_was_replaced(
         launch.end(130)
     *_, last_line = launch.console.splitlines()
     holder = f"process {os.getpid()} on {os.uname().nodename}"
-    assert last_line == f"{holder} has taken {launch.store.path} over; this run has stopped"
+    assert last_line == f"{holder} now runs {launch.store.path}; this run has stopped"
     assert_tidy(launch)
     (cell,) = (name for name in launch.store.cell_ids() if "-deit-" in name)
     assert launch.store.cell(cell).load_last()

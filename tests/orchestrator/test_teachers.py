@@ -4,10 +4,11 @@ import pytest
 import yaml
 
 from orchestrator.cli import main
-from orchestrator.launch import _has_failed
-from orchestrator.selection import Options, select, with_teachers
-from orchestrator.storage.store import CellState, waits_for
-from trainables.files import write_atomic
+from orchestrator.cluster_phases import _has_failed
+from orchestrator.store.store import waits_for
+from orchestrator.store.stored_cell import CellState
+from orchestrator.study.selection import Options, select, with_teachers
+from trainables.storage.files import write_atomic
 
 GRID = {"dataset": ["digits"], "capacity": ["tiny"], "method": ["dynamicvit"], "keep_rate": [0.5]}
 SETTINGS = (f"grids={yaml.safe_dump([GRID])}", "recipes.smoke.distillation=dynamicvit")
@@ -35,11 +36,11 @@ def test_selecting_a_student_selects_its_teacher_until_that_is_trained(created):
     teacher, student = created.selected[1], created.selected[0]
     assert (teacher.method, student.prerequisite) == ("deit", teacher.id)
     assert created.notes() == [
-        f"added as teachers, for no grid has them: {teacher.id}",
-        f"selected, too, for they have to teach others first: {teacher.id}",
+        f"added as teachers because no grid lists them: {teacher.id}",
+        f"also selected because selected cells learn from them: {teacher.id}",
     ]
     storage = created.store.path.parent
-    evaluating = choose(storage, only=[STUDENT], stages=["evaluate"])
+    evaluating = choose(storage, only=[STUDENT], phases=["evaluate"])
     assert [cell.id for cell in evaluating.selected] == [student.id]
     declare_trained(created.store.cell(teacher.id))
     alone = choose(storage, only=[STUDENT])
@@ -73,7 +74,7 @@ def test_status_cells_and_dry_run_say_who_is_waited_for(created, capsys, monkeyp
         assert not ended.value.code
         printed = capsys.readouterr().out
         assert f"waiting for {teacher}" in printed
-    assert f"added as teachers, for no grid has them: {teacher}" in printed
+    assert f"added as teachers because no grid lists them: {teacher}" in printed
     with pytest.raises(SystemExit):
         main(["status", storage])
     printed = capsys.readouterr().out
@@ -93,7 +94,7 @@ def test_a_failed_teacher_fails_its_student_and_retrying_mends_both(tmp_path, la
     assert store.cell(teacher).state() is store.cell(student).state() is CellState.FAILED
     assert "attempt failed" not in [entry.get("event") for entry in store.cell(teacher).log()]
     error = store.cell(student).error()
-    assert error.startswith(f"not trained, for its teacher {teacher} failed (see {store.path}/")
+    assert error.startswith(f"not trained because its teacher {teacher} failed (see {store.path}/")
     assert error.count("\n") == 1
     assert error.endswith(" --retry-failed\n")
     assert [entry["event"] for entry in store.cell(student).log()] == ["teacher failed"]
@@ -107,7 +108,7 @@ def test_a_failed_teacher_fails_its_student_and_retrying_mends_both(tmp_path, la
     )
     assert mended.status == 0, mended.output
     assert [store.cell(cell).state() for cell in (teacher, student)] == [CellState.DONE] * 2
-    assert f"selected, too, for they have to teach others first: {teacher}" in mended.output
+    assert f"also selected because selected cells learn from them: {teacher}" in mended.output
     terms = store.cell(student).last_report()["loss_terms"]
     assert terms["teacher's logits"] > 0
     assert terms["teacher's tokens"] > 0

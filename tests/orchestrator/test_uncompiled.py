@@ -26,7 +26,7 @@ def test_a_launch_says_what_it_did_not_compile(tmp_path, launch_study):
     }
     file.write_text(yaml.safe_dump(study))
 
-    launched = launch_study(tmp_path, study=str(file), stages=["train", "evaluate"])
+    launched = launch_study(tmp_path, study=str(file), phases=["train", "evaluate"])
     assert launched.status == 0, launched.output
     (cell_id,) = launched.store.cell_ids()
     lines = [

@@ -39,6 +39,11 @@ def reference_cases():
 
 
 @pytest.fixture(scope="session")
+def newer_cases():
+    return load("newer_cases_A.npz")
+
+
+@pytest.fixture(scope="session")
 def reference_modules():
     return {key: torch.from_numpy(value) for key, value in load("modules_A.npz").items()}
 

@@ -40,6 +40,16 @@ def test_one_graph_that_computes_the_same(small_host, small_images, method):
         torch.testing.assert_close(compiled(small_images), model(small_images))
 
 
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+@pytest.mark.filterwarnings("ignore:`torch.jit.trace:FutureWarning")
+@pytest.mark.parametrize("method", ["deit", "ats", *FIXED])
+def test_jit_traces(small_host, small_images, method):
+    model = build(small_host, method)
+    with torch.no_grad():
+        traced = torch.jit.trace(model, small_images, check_trace=False)
+        torch.testing.assert_close(traced(small_images), model(small_images), rtol=0, atol=1e-5)
+
+
 class Transfers(TorchDispatchMode):
     """Notes every operator that moves data from one kind of device to another."""
 

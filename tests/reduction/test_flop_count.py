@@ -4,7 +4,7 @@ import pytest
 import torch
 from timm.layers import Attention, SwiGLU
 from timm.models.deit import VisionTransformerDistilled
-from timm.models.vision_transformer import ParallelScalingBlock
+from timm.models.vision_transformer import Block
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -84,5 +84,10 @@ def test_refused(make_host):
     model = reduction.reduce(make_host(), "topk", keep_rate=0.6, reduction_loc=(1, 2))
     with pytest.raises(ValueError, match=r"tokens has blocks \[1\], but must have \[1, 2\]"):
         reduction.flops(model, {1: 20})
-    with pytest.raises(ValueError, match="block 0 is a ParallelScalingBlock, but must be timm's"):
-        reduction.flops(make_host(block_fn=ParallelScalingBlock))
+
+    class Odd(Block):
+        def forward(self, x, attn_mask=None):
+            return x
+
+    with pytest.raises(ValueError, match="block 0 is built with Odd, but must be one of timm's"):
+        reduction.flops(make_host(block_fn=Odd))

@@ -1,5 +1,6 @@
 """With nothing reduced, every kind of timm ViT gives what it gives without us."""
 
+import contextlib
 import copy
 
 import pytest
@@ -7,7 +8,7 @@ import timm
 import torch
 from timm.layers import Attention, SwiGLU
 from timm.models.deit import VisionTransformerDistilled
-from timm.models.vision_transformer import ParallelScalingBlock
+from timm.models.vision_transformer import Block
 
 import reduction
 
@@ -65,7 +66,7 @@ def test_nothing_reduced_is_the_host(host, small_images, method):
 def test_a_method_that_needs_cls(host, small_images):
     if not host.has_class_token:
         with pytest.raises(
-            ValueError, match=r"^host has no CLS token, but must have one for topk$"
+            ValueError, match=r"no CLS token, but must have one for topk unless score='received'$"
         ):
             reduction.reduce(host, "topk", reduction_loc=(1,))
         return
@@ -152,9 +153,10 @@ def test_average_pooling_counts_tokens_by_their_size(make_host, small_images, pr
     torch.testing.assert_close(model(small_images), expected, rtol=0, atol=1e-5)
 
 
-def test_average_pooling_leaves_padding_out(make_host):
+@pytest.mark.parametrize("pool", ["avg", "avgmax", "max", "map"])
+def test_pooling_leaves_padding_out(make_host, pool):
     model = reduction.reduce(
-        make_host(global_pool="avg"), "ats", keep_rate=0.8, reduction_loc=(1, 2)
+        make_host(global_pool=pool), "ats", keep_rate=0.8, reduction_loc=(1, 2)
     )
     images = torch.randn(8, 3, 20, 28, generator=torch.Generator().manual_seed(1))
     together, trace = model.forward_with_trace(images)
@@ -164,18 +166,72 @@ def test_average_pooling_leaves_padding_out(make_host):
         torch.testing.assert_close(alone[0], together[index], rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("pool", ["avg", "avgmax", "max", "map"])
+@pytest.mark.parametrize("method", ["tome", "ats", "dpcknn", "topk"])
+def test_features_and_head_are_timms_two_halves(make_host, small_images, pool, method):
+    model = reduction.reduce(
+        make_host(global_pool=pool), method, keep_rate=0.5, reduction_loc=(1, 2)
+    )
+    apart = model.forward_head(model.forward_features(small_images))
+    torch.testing.assert_close(apart, model(small_images), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("pool", ["avg", "avgmax", "max", "map"])
+def test_pooling_after_a_merge_that_loses_nothing(make_host, pool):
+    """Where only equal patches merge, they pool to what they did one by one."""
+    host = make_host(global_pool=pool, pos_embed="none", class_token=False)
+    patch = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(1))
+    other = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(2))
+    images = torch.cat((patch.repeat(1, 1, 5, 5), other.repeat(1, 1, 5, 2)), dim=3)
+    model = reduction.reduce(host, "tome", tokens=[20], reduction_loc=(2,))
+    torch.testing.assert_close(model(images), host(images), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["topk", "tome", "l2", "dynamicvit", "sit"])
+def test_another_input_size(make_host, method):
+    model = reduction.reduce(make_host(), method, keep_rate=0.5, reduction_loc=(1, 2))
+    model.set_input_size(img_size=(32, 24))
+    image = torch.randn(1, 3, 32, 24, generator=torch.Generator().manual_seed(0))
+    _, trace = model.forward_with_trace(image)
+    assert reduction.flops(model) == reduction.flops(model, trace.tokens)
+    expected = [17, 8] if method == "sit" else [24, 12]
+    if method != "l2":
+        assert [int(count) for count in trace.tokens.values()] == expected
+
+
+def test_pooling_changed_after_reduction(make_host, small_images):
+    model = reduction.reduce(make_host(), "ats", keep_rate=0.8, reduction_loc=(1, 2))
+    model.reset_classifier(7, "max")
+    together = model(small_images)
+    for index in range(3):
+        alone = model(small_images[index : index + 1])
+        torch.testing.assert_close(alone[0], together[index], rtol=0, atol=1e-5)
+
+
 def test_other_blocks_are_run_but_not_opened(make_host, small_images):
-    host = make_host(block_fn=ParallelScalingBlock)
+    class OddBlock(Block):
+        def forward(self, x, attn_mask=None):
+            return super().forward(x, attn_mask) + 1
+
+    host = make_host(block_fn=OddBlock)
     model = reduction.reduce(host, "linf", keep_rate=0.5, reduction_loc=(1,))
     assert model(small_images).isfinite().all()
-    message = "block 1 is built with ParallelScalingBlock, but must be timm's Block with Attention"
-    with pytest.raises(ValueError, match=f"^{message} for topk$"):
+    message = "block 1 is built with OddBlock, but must be one of timm's Block, .* for topk; "
+    with pytest.raises(ValueError, match=f"^{message}") as error:
         reduction.reduce(host, "topk", reduction_loc=(1,))
+    named = str(error.value).partition("; ")[2].removesuffix(" do not look into blocks").split(", ")
+    assert named == [method for method in reduction.METHODS if takes(host, method)]
+
+
+def takes(host, method):
+    with contextlib.suppress(ValueError):
+        return bool(reduction.reduce(host, method, reduction_loc=(1,)))
+    return False
 
 
 def test_a_host_that_pads_needs_a_head_that_can_leave_padding_out(make_host):
-    with pytest.raises(ValueError, match="has global_pool='map', but must have 'token' or 'avg'"):
-        reduction.reduce(make_host(global_pool="map"), "ats", reduction_loc=(1,))
+    with pytest.raises(ValueError, match="has global_pool='prr', but must have another for ats"):
+        reduction.reduce(make_host(global_pool="prr"), "ats", reduction_loc=(1,))
 
 
 def test_a_timm_model_by_name():

@@ -10,8 +10,11 @@ from reduction.model import ReducedVisionTransformer
 
 BLOCKS = (3, 6, 9)
 RATES = (0.25, 0.7)
-METHODS = [name for name in reduction.METHODS if name != "deit"]
+METHODS = [name for name in reduction.METHODS if name not in ("deit", "dtem")]
+"""DTEM decides by what it learns: untrained, its similarities are nearly ties."""
 EXTRAS = {"dynamicvit": "dyvit"}
+AS_MADE = ("cropr",)
+"""Methods without parameters among the study's arrays."""
 PRECISIONS = [("cpu", torch.bfloat16)]
 if torch.cuda.is_available():
     PRECISIONS += [("cuda", torch.bfloat16), ("cuda", torch.float16)]
@@ -26,6 +29,12 @@ WHOLE_MODEL = dict.fromkeys(METHODS, 0.985) | {
     "atc": 0.82,
     "kmedoids": 0.65,
     "dpcknn": 0.8,
+    "pitome": 0.43,
+    "tofu": 0.97,
+    "ppt": 0.9,
+    "mctf": 0.8,
+    "diffrate": 0.91,
+    "gtp": 0.97,
 }
 
 BFLOAT16 = [pair for pair in PRECISIONS if pair[1] is torch.bfloat16]
@@ -77,7 +86,8 @@ def make_model(precision, reference_host, load_extras):
     def make(method, rate, blocks):
         host = copy.deepcopy(reference_host)
         model = reduction.reduce(host, method, keep_rate=rate, reduction_loc=blocks)
-        load_extras(model, EXTRAS.get(method, method))
+        if method not in AS_MADE:
+            load_extras(model, EXTRAS.get(method, method))
         return model.to(precision[0])
 
     return make

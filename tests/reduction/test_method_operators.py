@@ -7,30 +7,40 @@ import torch
 from scipy.cluster import hierarchy
 from scipy.spatial.distance import pdist
 
-from reduction.methods import atc, ats, dpcknn, kmedoids, radial, tome
+from reduction.matching import bipartite_matching
+from reduction.methods import atc, ats, dpcknn, kmedoids, radial
 from reduction.methods.patchmerger import PatchMerger
 from reduction.methods.random import Random
 from reduction.methods.sinkhorn import Sinkhorn
 from reduction.methods.sit import SiT
+from reduction.plan import Merge, apply
 from reduction.randomness import scramble
+from reduction.schedule import Schedule
 from reduction.stage import StageSpec
-from reduction.tokens import Tokens, merge_by_size
+from reduction.tokens import Tokens
 
 
 def make_spec(num_patches=60, target=21, dim=48):
     return StageSpec(
         index=0,
-        blocks=(0,),
-        fractions=((target + 0.5) / num_patches,),
+        schedule=Schedule(blocks=(0,), tokens=(target,)),
         grid=(1, num_patches),
         dim=dim,
+        head_dim=16,
+        depth=12,
         num_prefix=1,
         has_cls=True,
+        num_classes=10,
     )
 
 
 def make_tokens(x):
     return Tokens(x=torch.cat((x[:, :1], x), 1), num_prefix=1, num_patches=60, grid=(6, 10))
+
+
+def reduced(stage, tokens):
+    """The patch tokens after a stage that acts before its block."""
+    return apply(stage.before_block(tokens), tokens, 0).patches
 
 
 def load_stage(stage, extras, prefix):
@@ -49,33 +59,32 @@ def test_tome_merges(reference_modules, requested):
         sizes=arrays["sizes"][:, 1:, 0],
     )
     merges = min(requested, 30)
-    assignment = tome.bipartite_matching(arrays["keys"][:, 1:], merges, after_cls=True)
+    matching = bipartite_matching(arrays["keys"][:, 1:], merges, num_prefix=1)
+    assignment = matching.assignment(60)
     assert torch.equal(assignment, arrays[f"r{requested}_new_index"][:, 1:].long() - 1)
-    merged = merge_by_size(tokens, assignment, 60 - merges)
+    merged = apply(Merge(assignment=assignment, count=60 - merges), tokens, 0)
     torch.testing.assert_close(merged.x, arrays[f"r{requested}_tokens"], rtol=0, atol=1e-5)
     sizes = arrays[f"r{requested}_sizes"][:, 1:, 0]
     torch.testing.assert_close(merged.sizes, sizes, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("has_cls", [True, False])
-@pytest.mark.parametrize("length", [7, 8])
-def test_matching_by_a_naive_loop(length, has_cls):
+@pytest.mark.parametrize("prefix", [0, 1, 2, 5])
+@pytest.mark.parametrize("length", [10, 11])
+def test_matching_by_a_naive_loop(length, prefix):
     metric = torch.randn(2, length, 5, generator=torch.Generator().manual_seed(0))
     merges = 2
-    keys = metric[:, 1:] if has_cls else metric
-    assignment = tome.bipartite_matching(keys, merges, after_cls=has_cls)
+    matching = bipartite_matching(metric[:, prefix:], merges, num_prefix=prefix)
+    assignment = matching.assignment(length - prefix)
     for image in range(2):
         cosine = torch.cosine_similarity(metric[image, :, None], metric[image], dim=-1)
         proposals = []
-        for even in range(2 if has_cls else 0, length, 2):
-            partner = max(range(1, length, 2), key=lambda odd, e=even: cosine[e, odd].item())
+        evens, odds = ([i for i in range(prefix, length) if i % 2 == odd] for odd in (0, 1))
+        for even in evens:
+            partner = max(odds, key=lambda odd, e=even: cosine[e, odd].item())
             proposals.append((cosine[even, partner].item(), even, partner))
         best = {even: partner for _, even, partner in sorted(proposals)[-merges:]}
-        order = [even for even in range(0, length, 2) if even not in best]
-        order += range(1, length, 2)
-        expected = [order.index(best.get(token, token)) for token in range(length)]
-        if has_cls:
-            expected = [place - 1 for place in expected[1:]]
+        order = [even for even in evens if even not in best] + odds
+        expected = [order.index(best.get(token, token)) for token in range(prefix, length)]
         assert assignment[image].tolist() == expected
 
 
@@ -111,8 +120,22 @@ def test_density_peaks_are_averaged(reference_modules, reference_extras, equal_w
     load_stage(stage, reference_extras, "dpcknn")
     x = reference_modules["dpcknn/tokens"]
     expected = reference_modules[f"dpcknn/merged_{'equal' if equal_weight else 'scored'}"]
-    merged = stage.before_block(make_tokens(x)).patches
+    merged = reduced(stage, make_tokens(x))
     torch.testing.assert_close(merged, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("shift", [-1000.0, 0.0, 100.0, 1000.0])
+def test_density_weights_of_any_size(shift):
+    scores = torch.tensor([[1.0, 2.0, 0.5, -1.0, 3.0, 0.0]]) + shift
+    assignment = torch.tensor([[0, 1, 0, 1, 0, 1]])
+    shares = dpcknn.softmax_in_group(scores, assignment, 2)
+    weights = scores.double().exp()
+    total = torch.stack([weights[assignment == group].sum() for group in (0, 1)])
+    expected = weights / (total[assignment] + 1e-6)  # overflows beyond exp(709)
+    if shift == 1000.0:
+        expected = torch.cat([scores[assignment == k].softmax(0) for k in (0, 1)])
+        expected = expected[torch.tensor([0, 3, 1, 4, 2, 5])][None].double()
+    torch.testing.assert_close(shares.double(), expected, rtol=1e-4, atol=0)
 
 
 def test_density_ties_go_by_position():
@@ -141,7 +164,7 @@ def test_soft_merging(reference_modules, reference_extras, method, name):
     x = reference_modules["soft/tokens"]
     weights = stage.weights(stage.prepare(x))
     torch.testing.assert_close(weights, reference_modules[f"{name}/weights"], rtol=0, atol=1e-5)
-    out = stage.before_block(make_tokens(x)).patches
+    out = reduced(stage, make_tokens(x))
     torch.testing.assert_close(out, reference_modules[f"{name}/out"], rtol=0, atol=1e-5)
 
 
@@ -236,11 +259,11 @@ def test_random_draws_depend_on_image_and_seed_alone():
     index = torch.tensor([5, 9, 5, 70_000])
     marked = torch.arange(61.0)[None, :, None].expand_as(x)
     tokens = Tokens(x=marked, num_prefix=1, num_patches=60, grid=(6, 10), image_index=index)
-    drawn = stage.before_block(tokens).patches[..., 0]
+    drawn = reduced(stage, tokens)[..., 0]
     assert torch.equal(drawn[0], drawn[2])
     assert len({tuple(row.tolist()) for row in drawn}) == 3
     assert torch.equal(drawn, drawn.sort(dim=1).values)
-    other = Random(make_spec(), seed=1).eval().before_block(tokens).patches[..., 0]
+    other = reduced(Random(make_spec(), seed=1).eval(), tokens)[..., 0]
     assert not torch.equal(drawn[0], other[0])
 
 
@@ -249,7 +272,7 @@ def test_random_draws_are_uniform():
     tokens = Tokens(x=x, num_prefix=1, num_patches=60, grid=(6, 10), image_index=torch.arange(4000))
     for stage in (Random(make_spec()).eval(), Random(make_spec()).train()):
         torch.manual_seed(0)
-        kept = stage.before_block(tokens).patches[..., 0].long() - 1
+        kept = reduced(stage, tokens)[..., 0].long() - 1
         shares = torch.bincount(kept.flatten(), minlength=60) / 4000
         # 5 standard deviations of the share of 4000 draws with probability 21 / 60.
         torch.testing.assert_close(shares, torch.full((60,), 0.35), rtol=0, atol=0.038)

@@ -66,8 +66,8 @@ REFUSED = {
         "dpcknn has no option equal, knn, but must be among neighbours, equal_weight",
     ),
     "option where there are none": (
-        {"equal": True},
-        "topk has no option equal, but the method has none",
+        {"method": "hatp", "equal": True},
+        "hatp has no option equal, but the method has none",
     ),
     "option out of range": (
         {"method": "dpcknn", "neighbours": 0},
@@ -171,12 +171,6 @@ def test_one_class_for_all_reduced_models_of_a_host_class(small_host):
     first = reduction.reduce(small_host, "topk", reduction_loc=(1,))
     second = pickle.loads(pickle.dumps(reduction.reduce(small_host, "tome", reduction_loc=(1,))))
     assert type(first) is type(second) is type(copy.copy(first))
-
-
-def test_feature_maps_are_refused(small_host, small_images):
-    model = reduction.reduce(small_host, "topk", reduction_loc=(1,))
-    with pytest.raises(NotImplementedError, match="a reduced model has no feature maps"):
-        model.forward_intermediates(small_images)
 
 
 def test_the_method_list_needs_no_torch():

@@ -8,10 +8,11 @@ import timm
 import torch
 from timm.models import save_for_hf
 
-from trainables.cell import Cell
+from trainables.cell.cell import Cell
 from trainables.data import open_dataset
-from trainables.loop import Finetuning
+from trainables.loop.opening import open_finetuning
 from trainables.recipe import Recipe
+from trainables.trial.config import TrialConfig
 
 collect_ignore = [] if torch.cuda.is_available() else ["test_cuda.py"]
 SMALL = {"img_size": 32, "patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 3}
@@ -84,21 +85,15 @@ def trial_config(image_folder, tmp_path):
     """Return a function that makes what Tune gives to the trial of a cell, in `tmp_path/cell`."""
 
     def config(cell, **others):
-        return {
-            "cell_id": cell.id,
-            "cell": cell.model_dump_json(),
-            "folder": str(tmp_path / "cell"),
-            "data_root": str(image_folder),
-            "index_folder": str(tmp_path / "datasets"),
-            "weights": None,
-            "teacher_folder": None,
-            "threads": 1,
-            "macs": 0.0,
-            "stop_file": str(tmp_path / "stop"),
-            "workers": 1,
-            "cpu": 1,
-            "gpu": 0,
-        } | others
+        return TrialConfig(
+            cell_id=cell.id,
+            cell=cell.model_dump_json(),
+            folder=str(tmp_path / "cell"),
+            data_root=str(image_folder),
+            index_folder=str(tmp_path / "datasets"),
+            stop_file=str(tmp_path / "stop"),
+            **others,
+        ).to_dict()
 
     return config
 
@@ -121,6 +116,6 @@ def finetune(image_folder):
     """Return a function that makes a `Finetuning` on one CPU thread."""
 
     def make(cell):
-        return Finetuning(cell, data_root=image_folder, device=torch.device("cpu"), threads=1)
+        return open_finetuning(cell, data_root=image_folder, device=torch.device("cpu"), threads=1)
 
     return make

@@ -8,14 +8,15 @@ import torch
 from backends import Backend
 from torch.distributed import TCPStore
 
-import trainables.loop
-from trainables import compiling
-from trainables.cell import Cell
-from trainables.cell_training import CellTraining
-from trainables.finite import NonFiniteError
-from trainables.host import build_model
-from trainables.loop import Finetuning
-from trainables.ranks import ALONE, joined
+import trainables.loop.opening
+from trainables.cell.cell import Cell
+from trainables.cell.not_finite import NonFiniteError
+from trainables.loop.opening import open_finetuning
+from trainables.models import compiling
+from trainables.models.host import build_model
+from trainables.trial.cell_training import CellTraining
+from trainables.trial.config import TrialConfig
+from trainables.workers import ALONE, joined
 
 CPU = torch.device("cpu")
 
@@ -37,14 +38,14 @@ def double_model(*arguments, **options):
 
 
 def finetuning_of(ranks, cell, root):
-    return Finetuning(
+    return open_finetuning(
         Cell.model_validate(cell), data_root=Path(root), device=CPU, threads=1, ranks=ranks
     )
 
 
 def train(ranks, cell, root, state=None, stop=None):
     """Train from a state to step `stop`, or to the end; return how it went and the state."""
-    trainables.loop.build_model = double_model
+    trainables.loop.opening.build_model = double_model
     finetuning = finetuning_of(ranks, cell, root)
     if state is not None:
         finetuning.load_state_dict(torch.load(io.BytesIO(state), weights_only=True))
@@ -65,8 +66,8 @@ def train_compiled(ranks, cell, root, broken):
 
 def train_in_folder(ranks, config, steps):
     """Train in a cell's folder, saving after each of so many optimiser steps."""
-    trainables.loop.build_model = double_model
-    training = CellTraining(config, ranks)
+    trainables.loop.opening.build_model = double_model
+    training = CellTraining(TrialConfig(**config), ranks)
     reports = [training.step() for _ in range(steps)]
     training.close()  # Waits for the last state to be written.
     return reports
@@ -76,7 +77,9 @@ def train_with_a_bad_loss(ranks, cell, root):
     """Make the last rank's loss not a number; return what the attempt ends with."""
     finetuning = finetuning_of(ranks, cell, root)
     if ranks.rank == ranks.size - 1:
-        finetuning._objective = lambda logits, *_: {"classification": logits.sum() * torch.nan}
+        finetuning._objective = lambda output, *_: {
+            "classification": output.logits.sum() * torch.nan
+        }
     try:
         finetuning.run(lambda: False)
     except NonFiniteError as error:

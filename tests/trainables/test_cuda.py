@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from trainables.loop import Finetuning
+from trainables.loop.opening import open_finetuning
 
 RECIPE = {"lr_reference_batch": 64, "accumulation": 2, "loader_workers": 1}
 TOLERANCE = {"off": 1e-2, "bf16": 5e-2, "fp16": 1e-2}
@@ -20,7 +20,7 @@ def start(make_cell, image_folder):
 
     def start(precision, device="cuda"):
         cell = make_cell(precision=precision, **RECIPE)
-        return Finetuning(cell, data_root=image_folder, device=torch.device(device), threads=1)
+        return open_finetuning(cell, data_root=image_folder, device=torch.device(device), threads=1)
 
     return start
 
@@ -28,7 +28,7 @@ def start(make_cell, image_folder):
 def losses(finetuning):
     reports = []
     while not finetuning.finished:
-        reports.append(finetuning.run(lambda: True)["loss"])
+        reports.append(finetuning.run(lambda: True).loss)
     return torch.tensor([loss for loss in reports if loss is not None])
 
 

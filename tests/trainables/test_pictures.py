@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trainables.cell import Cell
+from trainables.cell.cell import Cell
 from trainables.data import open_dataset
 from trainables.data.image_files import UnreadableImage
 from trainables.data.transforms import eval_transform

@@ -1,9 +1,14 @@
 """The recipe: published defaults, and fields that contradict each other are refused."""
 
+import json
+
 import pytest
 from pydantic import ValidationError
 
+from trainables.cell.cell import Cell
+from trainables.cell.cell_folder import CellFolder
 from trainables.recipe import Recipe
+from trainables.storage.paths import store_path
 
 
 def test_defaults_are_the_published_values():
@@ -21,7 +26,15 @@ def test_defaults_are_the_published_values():
         ({"batch_size": 33}, "batch_size is 33, but must be even with mixup or cutmix"),
         ({"crop_scale": (0.9, 0.5)}, "crop_scale is (0.9, 0.5), but must ascend"),
         ({"cache": 200}, "cache is 200, but must be at least image_size (224)"),
-        ({"rand_augment": "augmix-m5"}, "String should match pattern '^rand-'"),
+        ({"rand_augment": "augmix-m5"}, "'augmix-m5' has the section 'augmix', but must be 'rand'"),
+        (
+            {"backbone": "frozen", "pretrained": False},
+            "backbone is 'frozen', but must be 'full' where pretrained is false",
+        ),
+        (
+            {"backbone": "lora", "embeddings": "head"},
+            "embeddings is 'head', but must be 'backbone' where backbone is 'lora'",
+        ),
         ({"epoch": 3}, "Extra inputs are not permitted"),
     ],
 )
@@ -47,6 +60,23 @@ def test_the_default_of_a_field_added_later_leaves_older_ids_as_they_were():
     assert Recipe(repeated_augmentation=3).outcome()["repeated_augmentation"] == 3
 
 
+def test_the_size_of_adapters_counts_where_there_are_some():
+    assert Recipe(lora_rank=2, lora_alpha=3.0).outcome() == Recipe().outcome()
+    assert "backbone" not in Recipe().outcome()
+    four, eight = (Recipe(backbone="lora", lora_rank=rank).outcome() for rank in (4, 8))
+    assert (four["lora_rank"], eight["lora_rank"], four["backbone"]) == (4, 8, "lora")
+    assert "lora_rank" not in Recipe(backbone="frozen").outcome()
+
+
+def test_how_embeddings_train_counts_where_the_backbone_has_a_rate_of_its_own():
+    """Cells from before there was a choice trained them as the head, and keep their ids."""
+    assert "embeddings" not in Recipe().outcome()
+    for field in ({"backbone_lr_scale": 0.1}, {"backbone_freeze_epochs": 2}, {"layer_decay": 0.7}):
+        assert Recipe(**field).outcome()["embeddings"] == "backbone"
+        assert "embeddings" not in Recipe(**field, embeddings="head").outcome()
+        assert "embeddings" not in Recipe(**field, pretrained=False).outcome()
+
+
 @pytest.mark.parametrize(
     ("kind", "counting"),
     [
@@ -69,3 +99,17 @@ def test_fields_of_distillation_count_where_they_take_part(kind, counting):
     always = set() if kind == "none" else {"distillation", "teacher"}
     assert Recipe(distillation=kind).outcome().keys() - undistilled == counting | always
     assert "lr" in undistilled
+
+
+def test_a_cell_from_before_there_was_a_choice_trains_its_embeddings_as_the_head(tmp_path):
+    recipe = Recipe(backbone_lr_scale=0.1, embeddings="head")
+    cell = Cell(
+        dataset="digits", method="topk", capacity="tiny", keep_rate=0.5, reduction_loc=(3, 6, 9),
+        recipe=recipe,
+    )  # fmt: skip
+    assert cell.id == "digits-topk-tiny-r0.5-s0-f1ce31e6", "as at 0.1.0"
+    document = cell.model_dump(mode="json")
+    del document["recipe"]["embeddings"]
+    (tmp_path / "cell.json").write_text(json.dumps(document))
+    found = CellFolder(store_path(str(tmp_path))).cell()
+    assert (found.id, found.recipe.embeddings) == (cell.id, "head")

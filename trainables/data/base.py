@@ -47,6 +47,18 @@ class LabelledSplit(ABC):
 
 
 @dataclass(frozen=True, eq=False)
+class PixelSplit(LabelledSplit):
+    """Images in memory, all of one size."""
+
+    pixels: np.ndarray
+    """uint8 [images, height, width], grey, or [images, height, width, 3]."""
+
+    def image(self, index: int) -> Image.Image:
+        """Return image `index` in mode RGB."""
+        return Image.fromarray(self.pixels[index]).convert("RGB")
+
+
+@dataclass(frozen=True, eq=False)
 class Subset:
     """Some images of a split, renumbered from 0 in the order of `indices`."""
 
@@ -75,6 +87,11 @@ class ImageDataset:
     """Name of each class, in the order of the class indices."""
     train: Split
     val: Split
+    notes: tuple[str, ...] = ()
+    """What was left out of the splits, in words; empty where nothing was."""
+    units: np.ndarray | None = None
+    """What each evaluation image belongs to that is independent of the rest, int64 [images], such
+    as the photograph that crops are of; None where each stands for itself."""
 
     @property
     def metric(self) -> Literal["top1", "map"]:

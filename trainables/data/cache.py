@@ -8,11 +8,11 @@ import fcntl
 import hashlib
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import PIL
 from PIL import Image
@@ -22,11 +22,11 @@ from trainables.data.base import ImageDataset, Split, Subset, Target
 from trainables.data.cache_builder import build_cache, reduced
 from trainables.data.cache_file import PIXELS, CacheFile, StaleCacheError, cache_folder
 from trainables.data.image_files import FileSplit
-from trainables.files import DamagedFileError, digest
+from trainables.storage.files import DamagedFileError, digest
 
-LAYOUT = 1
+CACHE_LAYOUT = 1
 """Changes where caches of before can no longer be read."""
-POLL_SECONDS = 0.2
+LOCK_POLL_SECONDS = 0.2
 STATUS_THREADS = 16
 """Threads that ask for the status of files: on network storage, asking is waiting."""
 FILES_AT_A_TIME = 1000
@@ -115,7 +115,7 @@ class CachedSplit:
         with self.folder.with_name(f"{self.folder.name}.lock").open("a") as lock:
             while not _locked(lock):
                 yield f"waiting for the process that builds the image cache {self.folder}"
-                time.sleep(POLL_SECONDS)
+                time.sleep(LOCK_POLL_SECONDS)
             refusal = self._refusal(facts)  # Another process may have built it by now.
             if refusal is not None:
                 yield from self._build(facts, refusal)
@@ -125,15 +125,15 @@ class CachedSplit:
             raise RuntimeError(f"the image cache {self.folder} is not open: prepare() comes first")
         return self._file
 
-    def _build(self, facts: dict[str, Any], refusal: str) -> Iterator[str]:
-        reason = f" anew, for {refusal}" if refusal else ""
+    def _build(self, facts: Mapping[str, object], refusal: str) -> Iterator[str]:
+        reason = f" again, because {refusal}" if refusal else ""
         for words in build_cache(self.split, self.folder, self.side, facts):
             yield f"building the image cache {self.folder}{reason}: {words}"
         self._file = CacheFile.open(self.folder, facts)
         size = decimal((self.folder / PIXELS).stat().st_size)
         yield f"built the image cache {self.folder}{reason}: {size}"
 
-    def _refusal(self, facts: dict[str, Any]) -> str | None:
+    def _refusal(self, facts: Mapping[str, object]) -> str | None:
         """Open the cache, or return what is wrong with it: nothing if there is none."""
         try:
             self._file = CacheFile.open(self.folder, facts)
@@ -143,10 +143,10 @@ class CachedSplit:
             return str(error)
         return None
 
-    def _facts(self) -> dict[str, Any]:
+    def _facts(self) -> dict[str, object]:
         """Return what the pixels depend on."""
         return {
-            "layout": LAYOUT,
+            "layout": CACHE_LAYOUT,
             "root": str(self.split.root.absolute()),
             "images": len(self.split),
             "files": _fingerprint(self.split),
@@ -159,8 +159,10 @@ def _fingerprint(split: FileSplit) -> str:
     """Return a digest of the files' names, sizes and times of change, in order."""
 
     def digest_of(start: int) -> bytes:
-        names = (split.name(i) for i in range(start, min(start + FILES_AT_A_TIME, len(split))))
-        lines = (f"{name}\0{_stamp(os.path.join(split.root, name))}\n" for name in names)
+        images = range(start, min(start + FILES_AT_A_TIME, len(split)))
+        stamps = (_stamp(os.path.join(split.root, split.file(image))) for image in images)
+        names = (split.name(image) for image in images)
+        lines = (f"{name}\0{stamp}\n" for name, stamp in zip(names, stamps, strict=True))
         return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).digest()
 
     with ThreadPoolExecutor(STATUS_THREADS) as threads:

@@ -5,11 +5,11 @@ import math
 import os
 import shutil
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, TypeVar
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from trainables.data.cache_file import ENTRY, FOLDER_VARIABLE, PIXELS, write_record
 from trainables.data.image_files import FileSplit, UnreadableImage
 
-CHUNK = 32
+IMAGES_A_TASK = 32
 """Images that a process takes at a time."""
 
 T = TypeVar("T")
@@ -48,7 +48,9 @@ def reduced(image: Image.Image, side: int) -> Image.Image:
     return image if size == image.size else image.resize(size, Image.Resampling.BICUBIC)
 
 
-def build_cache(split: FileSplit, folder: Path, side: int, facts: dict[str, Any]) -> Iterator[str]:
+def build_cache(
+    split: FileSplit, folder: Path, side: int, facts: Mapping[str, object]
+) -> Iterator[str]:
     """Build a cache in place of the one that may be there; nobody else may do so meanwhile.
 
     Args:
@@ -131,10 +133,11 @@ class _Building:
 
     def _in_parallel(self, work: Callable[[list[int]], T]) -> Iterator[T]:
         """Yield what `work` returns for some positions at a time, in order."""
+        processors = len(os.sched_getaffinity(0))
         yield from DataLoader(
             range(len(self.split)),  # type: ignore[arg-type]
-            batch_size=CHUNK,
-            num_workers=min(len(os.sched_getaffinity(0)), math.ceil(len(self.split) / CHUNK)),
+            batch_size=IMAGES_A_TASK,
+            num_workers=min(processors, math.ceil(len(self.split) / IMAGES_A_TASK)),
             collate_fn=work,
             # Without a generator of its own, it draws from PyTorch's global one.
             generator=torch.Generator(),

@@ -9,20 +9,15 @@ import io
 import os
 import tempfile
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 from PIL import Image
 
-from trainables.files import (
-    DamagedFileError,
-    digest,
-    read_checked,
-    read_sealed_json,
-    write_atomic,
-    write_sealed_json,
-)
+from trainables.storage.files import DamagedFileError
+from trainables.storage.sealed import SealedFiles
 
 FOLDER_VARIABLE = "TOKENSWEEP_CACHE"
 """Environment variable with the folder of a node's caches."""
@@ -59,7 +54,7 @@ class CacheFile:
         return CacheFile, (self._folder, self.index)
 
     @classmethod
-    def open(cls, folder: Path, facts: dict[str, Any]) -> Self:
+    def open(cls, folder: Path, facts: Mapping[str, object]) -> Self:
         """Open a cache.
 
         Args:
@@ -71,13 +66,14 @@ class CacheFile:
             StaleCacheError: It is one of other images, or was made in another way.
             DamagedFileError: One of its files is missing or damaged.
         """
-        record = read_sealed_json(folder / RECORD)
+        files = _files(folder)
+        record = files.read_record()
         if record is None:
-            raise FileNotFoundError(folder / RECORD)
+            raise FileNotFoundError(files.record_path)
         changed = [key for key in facts if record.get(key) != facts[key]]
         if changed:
             raise StaleCacheError(f"{folder} is of other {', '.join(changed)}")
-        index = np.load(io.BytesIO(read_checked(folder / INDEX, record["index_sha256"])))
+        index = np.load(io.BytesIO(files.read(INDEX)))
         pixels = folder / PIXELS
         size = pixels.stat().st_size if pixels.exists() else 0
         if size != record["bytes"]:
@@ -101,16 +97,21 @@ class CacheFile:
         return Image.fromarray(pixels.reshape(height, width, 3))
 
 
-def write_record(folder: Path, index: np.ndarray, facts: dict[str, Any]) -> None:
+def write_record(folder: Path, index: np.ndarray, facts: Mapping[str, object]) -> None:
     """Write what vouches for the pixels in `folder`, once they have reached the disk."""
     with (folder / PIXELS).open("r+b") as pixels:
         os.fsync(pixels.fileno())
         size = os.fstat(pixels.fileno()).st_size
     buffer = io.BytesIO()
     np.save(buffer, index, allow_pickle=False)
-    write_atomic(folder / INDEX, buffer.getvalue())
-    vouched = {"bytes": size, "index_sha256": digest(buffer.getvalue())}
-    write_sealed_json(folder / RECORD, facts | vouched)
+    files = _files(folder)
+    digests = files.write({INDEX: buffer.getvalue()})
+    files.seal({**facts, "bytes": size, "index_sha256": digests[INDEX]})
+
+
+def _files(folder: Path) -> SealedFiles:
+    # The pixels have a CRC-32 an image instead: reading all of them would take minutes.
+    return SealedFiles(folder, RECORD, (INDEX,), lambda record: {INDEX: record["index_sha256"]})
 
 
 def _mapped(path: Path) -> np.ndarray:

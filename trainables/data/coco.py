@@ -12,10 +12,10 @@ from pydantic import BaseModel, ValidationError
 
 from trainables.data.image_files import FileSplit
 from trainables.data.indexed import FileDataset, Index, PublishedCounts
-from trainables.data.reading import Reading
+from trainables.data.reading import Reading, listed_once
 
 
-class _Image(BaseModel):
+class _CocoImage(BaseModel):
     id: int
     file_name: str
 
@@ -31,7 +31,7 @@ class _Category(BaseModel):
 
 
 class _Instances(BaseModel):
-    images: list[_Image]
+    images: list[_CocoImage]
     annotations: list[_Annotation]
     categories: list[_Category]
 
@@ -59,7 +59,7 @@ def read_index(reading: Reading) -> Index:
 
 def _instances(reading: Reading, part: str) -> _Instances:
     name = _file(part)
-    data = reading.data(name, f"the objects in the images of {part}/")
+    data = reading.text(name, f"the objects in the images of {part}/")
     try:
         return _Instances.model_validate_json(data)
     except ValidationError as error:
@@ -71,7 +71,8 @@ def _instances(reading: Reading, part: str) -> _Instances:
 def _split(reading: Reading, part: str, instances: _Instances) -> FileSplit:
     """Return the annotated images of a part, in the order of the file."""
     labels = _labels(reading, part, instances)
-    annotated = [image for image in instances.images if labels[image.id]]
+    listed = listed_once(reading, instances.images, lambda image: f"{part}/{image.file_name}")
+    annotated = [image for image in listed if labels[image.id]]
     reading.folder(part)
     names = [f"{part}/{image.file_name}" for image in annotated]
     here = reading.present(names)
@@ -103,4 +104,3 @@ def _file(part: str) -> str:
 
 
 DATASET = FileDataset("coco", "multi_label", read_index, PublishedCounts(82_081, 40_137, 80))
-open_dataset = DATASET.open

@@ -7,13 +7,12 @@ Learning Repository, 1998.
 stratified by class with seed 0: importing scikit-learn would take every process seconds.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from trainables.data.base import ImageDataset, LabelledSplit
+from trainables.data.base import ImageDataset, PixelSplit
 
 SIDE = 32
 """Side of the images, in pixels."""
@@ -21,25 +20,13 @@ SOURCE = Path(__file__).with_name("digits.npz")
 CLASS_NAMES = tuple("0123456789")
 
 
-@dataclass(frozen=True, eq=False)
-class GreySplit(LabelledSplit):
-    """Grey images in memory."""
-
-    pixels: np.ndarray
-    """uint8 [images, height, width]."""
-
-    def image(self, index: int) -> Image.Image:
-        """Return image `index` in mode RGB."""
-        return Image.fromarray(self.pixels[index]).convert("RGB")
-
-
-def open_dataset(*unused: object) -> ImageDataset:
+def open_dataset() -> ImageDataset:
     """Open the digits, four fifths of each class for training; no folder is needed."""
     train, val = digit_splits(SIDE)
     return ImageDataset("digits", "single_label", CLASS_NAMES, train, val)
 
 
-def digit_splits(side: int) -> tuple[GreySplit, GreySplit]:
+def digit_splits(side: int) -> tuple[PixelSplit, PixelSplit]:
     """Return the 1,437 training and 360 evaluation digits, upscaled to `side` pixels.
 
     Both hold the same digits at every size, in the order of the source.
@@ -48,7 +35,7 @@ def digit_splits(side: int) -> tuple[GreySplit, GreySplit]:
         pixels = np.stack([_upscaled(digit, side) for digit in source["images"]])
         classes = source["classes"].astype(np.int64)
         train, val = (
-            GreySplit(classes[part], pixels[part]) for part in (source["train"], source["val"])
+            PixelSplit(classes[part], pixels[part]) for part in (source["train"], source["val"])
         )
     return train, val
 

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from trainables.data.base import ImageDataset
-from trainables.data.digits import CLASS_NAMES, SIDE, GreySplit, digit_splits
+from trainables.data.base import ImageDataset, PixelSplit
+from trainables.data.digits import CLASS_NAMES, SIDE, digit_splits
 
 TRAIN_MOSAICS = 1437
 VAL_MOSAICS = 720
@@ -11,7 +11,7 @@ TRAIN_SEED, VAL_SEED = 0, 1
 TILES = 4
 
 
-def open_dataset(*unused: object) -> ImageDataset:
+def open_dataset() -> ImageDataset:
     """Open the mosaics; those of a split show that split's digits only."""
     train_digits, val_digits = digit_splits(SIDE // 2)
     train = _mosaics(train_digits, TRAIN_MOSAICS, TRAIN_SEED)
@@ -19,7 +19,7 @@ def open_dataset(*unused: object) -> ImageDataset:
     return ImageDataset("digits_multi", "multi_label", CLASS_NAMES, train, val)
 
 
-def _mosaics(digits: GreySplit, count: int, seed: int) -> GreySplit:
+def _mosaics(digits: PixelSplit, count: int, seed: int) -> PixelSplit:
     """Draw mosaics of 2 by 2 tiles, of which one to four, equally often, show a digit."""
     rng = np.random.default_rng(seed)
     drawn = rng.integers(len(digits), size=(count, TILES))
@@ -28,7 +28,7 @@ def _mosaics(digits: GreySplit, count: int, seed: int) -> GreySplit:
     targets = np.zeros((count, len(CLASS_NAMES)), dtype=np.float32)
     mosaic, tile = filled.nonzero()
     targets[mosaic, digits.targets[drawn[mosaic, tile]]] = 1
-    return GreySplit(targets, _tiled(tiles))
+    return PixelSplit(targets, _tiled(tiles))
 
 
 def _tiled(tiles: np.ndarray) -> np.ndarray:

@@ -51,7 +51,9 @@ def _read_flat_val(reading: Reading, class_names: Sequence[str]) -> FileSplit:
         if number not in images:
             reading.problem("missing images", f"val/ILSVRC2012_val_{number:08d}.JPEG")
         elif wnid not in class_of:
-            reading.problem("images of classes that train/ has not", f"{images[number]}: {wnid}")
+            reading.problem(
+                "images of classes that train/ does not have", f"{images[number]}: {wnid}"
+            )
         else:
             names.append(images[number])
             targets.append(class_of[wnid])
@@ -105,4 +107,3 @@ def _wnid_by_number(reading: Reading, name: str) -> dict[str, str]:
 DATASET = FileDataset(
     "imagenet", "single_label", read_index, PublishedCounts(1_281_167, 50_000, 1000)
 )
-open_dataset = DATASET.open

@@ -8,17 +8,18 @@ the stamps of all files and folders that were read: it counts as long as none of
 import io
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from trainables.data.base import ImageDataset, Task
-from trainables.data.image_files import FileSplit
-from trainables.data.reading import Reading, ReadingProgress, stamp
-from trainables.files import DamagedFileError, digest, write_atomic
+from trainables.data.base import ImageDataset, LabelledSplit, PixelSplit, Task
+from trainables.data.image_files import FileSplit, PackedSplit
+from trainables.data.reading import Reading, ReadingProgress, file_stamp
+from trainables.data.units import read_units
+from trainables.storage.files import DamagedFileError, digest, write_atomic
 
-LAYOUT = 1
+INDEX_LAYOUT = 3
 """Version of the arrays in an index; others are not read."""
 SEAL_BYTES = 64
 """An index begins with the SHA-256 of what follows, in hexadecimal."""
@@ -32,8 +33,12 @@ class Index:
     """What the folder of a dataset comes to."""
 
     class_names: tuple[str, ...]
-    train: FileSplit
-    val: FileSplit
+    train: LabelledSplit
+    val: LabelledSplit
+    notes: tuple[str, ...] = ()
+    """What was left out, in words."""
+    units: np.ndarray | None = None
+    """Of the evaluation images, see `ImageDataset.units`."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,8 @@ class FileDataset:
     read_index: Callable[[Reading], Index]
     """Reads the folder, see `read`."""
     published: PublishedCounts | None = None
+    download: Callable[[Path], None] | None = None
+    """Fetches it into a folder where nothing of it is there; None: somebody has to."""
 
     def open(
         self,
@@ -72,7 +79,8 @@ class FileDataset:
         index = _load(kept, root) if kept else None
         if index is None:
             index = self._read_whole(root, kept, progress)
-        return ImageDataset(self.name, self.task, index.class_names, index.train, index.val)
+        facts = index.class_names, index.train, index.val, index.notes, index.units
+        return ImageDataset(self.name, self.task, *facts)
 
     def read(self, reading: Reading) -> Index:
         """Read what can be used of the dataset's folder; the rest are problems of the reading.
@@ -85,7 +93,21 @@ class FileDataset:
         for part, split in (("training", index.train), ("evaluation", index.val)):
             if not len(split):
                 reading.problem("splits without an image", part)
-        return index
+        units = read_units(reading, index.val) if isinstance(index.val, FileSplit) else None
+        notes = tuple(describe(*each) for each in reading.notes.items())
+        return replace(index, notes=notes, units=units)
+
+    def as_published(self) -> ImageDataset | None:
+        """Return a dataset without images that has the published numbers; None without these."""
+        if self.published is None:
+            return None
+        none = np.empty((0, 0, 0), dtype=np.uint8)
+        train, val = (
+            PixelSplit(np.zeros(count, dtype=np.int64), none)
+            for count in (self.published.train, self.published.val)
+        )
+        names = tuple(f"class {number}" for number in range(self.published.classes))
+        return ImageDataset(self.name, self.task, names, train, val)
 
     def _read_whole(self, root: Path, kept: Path | None, progress: ReadingProgress | None) -> Index:
         """Read the folder, keep the index, and raise ValueError where there is any problem."""
@@ -113,20 +135,26 @@ def describe(kind: str, cases: list[str]) -> str:
 
 def _keep(index: Index, reading: Reading, path: Path) -> None:
     """Write an index, if that is possible: without it, things only take longer."""
+    if not (isinstance(index.train, FileSplit) and isinstance(index.val, FileSplit)):
+        return  # What is in memory is in few files: reading them is opening them.
     sources, stamps = zip(*sorted(reading.sources.items()), strict=True)
     buffer = io.BytesIO()
     np.savez(
         buffer,
         allow_pickle=False,
-        layout=np.array(LAYOUT),
+        layout=np.array(INDEX_LAYOUT),
         root=np.array(str(reading.root.resolve())),
         sources=np.array(sources),
         stamps=np.array(stamps),
         class_names=np.array(index.class_names),
+        notes=np.array(index.notes, dtype=str),
+        train_places=_places(index.train),
+        val_places=_places(index.val),
         train_names=index.train.names,
         train_targets=index.train.targets,
         val_names=index.val.names,
         val_targets=index.val.targets,
+        units=np.array([]) if index.units is None else index.units,
     )
     content = buffer.getvalue()
     try:
@@ -141,7 +169,7 @@ def refusal(path: Path) -> str | None:
         arrays = _arrays(path)
     except (DamagedFileError, OSError):
         return "damaged"
-    if arrays["layout"] != LAYOUT:
+    if arrays["layout"] != INDEX_LAYOUT:
         return "made by another version"
     root = str(arrays.get("root", "."))  # Indices of before do not tell.
     return None if Path(root).is_dir() else f"{root} is gone"
@@ -156,13 +184,26 @@ def _load(path: Path, root: Path) -> Index | None:
     except DamagedFileError as error:
         _log.warning("%s; the dataset is read again", error)
         return None
-    if arrays["layout"] != LAYOUT or not _unchanged(root, arrays["sources"], arrays["stamps"]):
+    if arrays["layout"] != INDEX_LAYOUT or not _unchanged(
+        root, arrays["sources"], arrays["stamps"]
+    ):
         return None
-    train, val = (
-        FileSplit(arrays[f"{part}_targets"], root, arrays[f"{part}_names"])
-        for part in ("train", "val")
-    )
-    return Index(tuple(arrays["class_names"].tolist()), train, val)
+    train, val = (_split(arrays, part, root) for part in ("train", "val"))
+    class_names, notes = (tuple(arrays[name].tolist()) for name in ("class_names", "notes"))
+    units = arrays["units"]
+    return Index(class_names, train, val, notes, units if len(units) else None)
+
+
+def _places(split: FileSplit) -> np.ndarray:
+    return split.places if isinstance(split, PackedSplit) else np.array([], dtype=np.int64)
+
+
+def _split(arrays: dict[str, np.ndarray], part: str, root: Path) -> FileSplit:
+    targets, names = arrays[f"{part}_targets"], arrays[f"{part}_names"]
+    places = arrays.get(f"{part}_places")  # Indices of before have none.
+    if places is None or not len(places):
+        return FileSplit(targets, root, names)
+    return PackedSplit(targets, root, names, places)
 
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:
@@ -175,8 +216,5 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
 
 
 def _unchanged(root: Path, sources: np.ndarray, stamps: np.ndarray) -> bool:
-    try:
-        now = [stamp(root / source) for source in sources.tolist()]
-    except FileNotFoundError:
-        return False
+    now = [file_stamp(root / source) for source in sources.tolist()]
     return bool((np.array(now) == stamps).all())

@@ -13,13 +13,15 @@ import numpy as np
 
 from trainables.data.image_files import FileSplit
 from trainables.data.indexed import FileDataset, Index, PublishedCounts
-from trainables.data.reading import Reading
+from trainables.data.reading import Reading, listed_once
 
 TRAIN, VAL = "1", "0"
 """Values in `train_test_split.txt`."""
+BLANKS = " \t"
+"""What may surround a line's content; other separators can be part of a file's name."""
 
 
-class _Image(NamedTuple):
+class _BirdImage(NamedTuple):
     file: str
     class_id: int
     part: str
@@ -40,7 +42,7 @@ def read_index(reading: Reading) -> Index:
     )
 
 
-def _images(reading: Reading, class_names: dict[str, str]) -> list[_Image]:
+def _images(reading: Reading, class_names: dict[str, str]) -> list[_BirdImage]:
     """Return the images that have a class and a part; note the others."""
     files = _values(reading, "images.txt", "the path of each image")
     class_ids = _values(reading, "image_class_labels.txt", "the class of each image")
@@ -52,9 +54,10 @@ def _images(reading: Reading, class_names: dict[str, str]) -> list[_Image]:
         elif parts.get(uid) not in (TRAIN, VAL):
             reading.problem("images without 0 or 1 in train_test_split.txt", uid)
         else:
-            images.append(_Image(f"images/{file}", int(class_ids[uid]), parts[uid]))
+            images.append(_BirdImage(f"images/{file}", int(class_ids[uid]), parts[uid]))
+    images = listed_once(reading, images, lambda image: image.file, lambda image: image.part == VAL)
     for uid in sorted((class_ids.keys() | parts.keys()) - files.keys()):
-        reading.problem("images that images.txt has not", uid)
+        reading.problem("images that images.txt does not list", uid)
     return images
 
 
@@ -62,7 +65,7 @@ def _values(reading: Reading, name: str, content: str) -> dict[str, str]:
     """Read the lines `id value` of a list; note those that are not, and ids listed twice."""
     values: dict[str, str] = {}
     for number, line in reading.lines(name, content):
-        uid, _, value = line.strip().partition(" ")
+        uid, _, value = line.strip(BLANKS).partition(" ")
         if not value:
             reading.problem("lines that are not an id and a value", f"{name}:{number}: {line!r}")
         elif uid in values:
@@ -72,10 +75,9 @@ def _values(reading: Reading, name: str, content: str) -> dict[str, str]:
     return values
 
 
-def _split(reading: Reading, images: Sequence[_Image], class_ids: Sequence[int]) -> FileSplit:
+def _split(reading: Reading, images: Sequence[_BirdImage], class_ids: Sequence[int]) -> FileSplit:
     targets = np.searchsorted(class_ids, [image.class_id for image in images])
     return FileSplit.of(reading.root, [image.file for image in images], targets.astype(np.int64))
 
 
 DATASET = FileDataset("nabirds", "single_label", read_index, PublishedCounts(23_929, 24_633, 555))
-open_dataset = DATASET.open

@@ -15,13 +15,13 @@ import numpy as np
 
 from trainables.data.image_files import FileSplit
 from trainables.data.indexed import FileDataset, Index, PublishedCounts
-from trainables.data.reading import Reading
+from trainables.data.reading import Reading, listed_once
 
 LIST = "nus_wid_data.csv"
 PARTS = ("train", "val")
 
 
-class _Image(NamedTuple):
+class _ListedImage(NamedTuple):
     file: str
     labels: Sequence[str]
     part: str
@@ -39,7 +39,7 @@ def read_index(reading: Reading) -> Index:
     return Index(tuple(names), train, val)
 
 
-def _images(reading: Reading) -> list[_Image]:
+def _images(reading: Reading) -> list[_ListedImage]:
     """Return what the lines say; note those that cannot be used.
 
     Raises:
@@ -55,11 +55,11 @@ def _images(reading: Reading) -> list[_Image]:
     images = []
     for number, line in lines[1:]:
         image = _image(_fields(line))
-        if isinstance(image, _Image):
+        if isinstance(image, _ListedImage):
             images.append(image)
         else:
             reading.problem("lines that cannot be used", f"{LIST}:{number}: {image}")
-    return images
+    return listed_once(reading, images, lambda image: image.file, lambda image: image.part == "val")
 
 
 def _fields(line: str) -> list[str]:
@@ -67,7 +67,7 @@ def _fields(line: str) -> list[str]:
     return next(csv.reader([line]))
 
 
-def _image(row: Sequence[str]) -> _Image | str:
+def _image(row: Sequence[str]) -> _ListedImage | str:
     """Return the image of a row, or what is wrong with it."""
     if len(row) != 3:
         return f"{len(row)} columns, but must be path, list of labels, split"
@@ -80,10 +80,10 @@ def _image(row: Sequence[str]) -> _Image | str:
         labels = None
     if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
         return f"label is {listed!r}, but must be a list of names such as ['clouds', 'sky']"
-    return _Image(file, labels, part)
+    return _ListedImage(file, labels, part)
 
 
-def _split(reading: Reading, images: Sequence[_Image], names: Sequence[str]) -> FileSplit:
+def _split(reading: Reading, images: Sequence[_ListedImage], names: Sequence[str]) -> FileSplit:
     class_of = {name: index for index, name in enumerate(names)}
     targets = np.zeros((len(images), len(names)), dtype=np.float32)
     for row, image in enumerate(images):
@@ -94,4 +94,3 @@ def _split(reading: Reading, images: Sequence[_Image], names: Sequence[str]) -> 
 DATASET = FileDataset(
     "nuswide", "multi_label", read_index, PublishedCounts(154_000, 66_000, 81, rounded=True)
 )
-open_dataset = DATASET.open

@@ -45,7 +45,7 @@ LIBRARIES = ("numpy", "pillow", "timm", "torch", "torchvision")
 Draws = Sequence[tuple[int, int, int]]
 
 
-def stream_name(settings: Mapping[str, Any], split: Split) -> str:
+def stream_name(settings: Mapping[str, object], split: Split) -> str:
     """Return a name for all batches that are made alike.
 
     Args:

@@ -10,11 +10,11 @@ import PIL
 
 from trainables.data import cache, indexed
 from trainables.data.cache_file import INDEX, PIXELS, RECORD, cache_folder
-from trainables.files import DamagedFileError, read_sealed_json
+from trainables.storage.files import DamagedFileError, read_sealed_json
 
 
 @dataclass(frozen=True)
-class Stale:
+class Unused:
     """Files that go together, and why nobody would use them."""
 
     path: Path
@@ -22,14 +22,14 @@ class Stale:
     files: tuple[Path, ...]
 
 
-def stale_indices(folder: Path) -> Iterator[Stale]:
+def stale_indices(folder: Path) -> Iterator[Unused]:
     """Yield the indices of datasets whose folder is gone, and those of another version."""
     for path in sorted(folder.glob("*.index")):
         if path.is_file() and not path.is_symlink() and (reason := indexed.refusal(path)):
-            yield Stale(path, reason, (path,))
+            yield Unused(path, reason, (path,))
 
 
-def stale_caches() -> Iterator[Stale]:
+def stale_caches() -> Iterator[Unused]:
     """Yield this node's caches of images that are gone, and those of another version.
 
     What is being built is left alone, and so is what is no cache.
@@ -40,7 +40,7 @@ def stale_caches() -> Iterator[Stale]:
         with suppress(DamagedFileError, OSError):
             if reason := _refusal(folder):
                 # The record first: it vouches for the others.
-                yield Stale(folder, reason, tuple(folder / n for n in (RECORD, INDEX, PIXELS)))
+                yield Unused(folder, reason, tuple(folder / n for n in (RECORD, INDEX, PIXELS)))
 
 
 def _refusal(folder: Path) -> str | None:
@@ -49,7 +49,7 @@ def _refusal(folder: Path) -> str | None:
         return None
     if not Path(facts["root"]).is_dir():
         return f"{facts['root']} is gone"
-    if (facts["layout"], facts["pillow"]) != (cache.LAYOUT, PIL.__version__):
+    if (facts["layout"], facts["pillow"]) != (cache.CACHE_LAYOUT, PIL.__version__):
         return "made by another version"
     return None
 

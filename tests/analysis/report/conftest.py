@@ -3,13 +3,18 @@
 from itertools import product
 
 import numpy as np
+import pandas as pd
 import pytest
+from whole_tables import compare, correlations_table, depth_maps_table, heatmaps_table
 
-from analysis.comparisons import KINDS, compare, pairs
-from analysis.correlations import correlations_table
-from analysis.ranks import ranks_table
+from analysis.answers import Answers
+from analysis.budgets import budgets_table
+from analysis.comparisons import KINDS, pairs
+from analysis.differences import differences_table, pairwise_table
+from analysis.ranking import ranks_table
 from analysis.records import CellArtifacts, CellRecord
-from analysis.tables import depth_maps_table, heatmaps_table, results_table, table
+from analysis.seeds import seeds_table
+from analysis.tables import results_table, table
 
 FAMILIES = {
     "topk": "pruning", "evit": "pruning", "tome": "merging", "dpcknn": "merging", "sit": "soft",
@@ -49,6 +54,7 @@ def _record(place, dataset, method, capacity, rate):
         stages=STAGES,
         seed=0,
         meets_every_rate=method == "deit",
+        series=f"{dataset}-{method}-{capacity}-r{rate:g}",
         state=state,
         metrics=_metrics(dataset, method, capacity, rate, place) if done else {},
         error=error,
@@ -91,12 +97,59 @@ def report_tables(report_records):
         compare(cells[a.cell_id], cells[b.cell_id], "models") for a, b in pairs(done, "models")
     ]
     tables = {kind: table(kind, [r for rows in compared for r in rows[kind]]) for kind in KINDS}
-    results = results_table(report_records)
+    answers = {record.cell_id: _answers(record) for record in done}
+    speeds = [record.metrics.get("images_per_second") for record in report_records]
+    results = results_table(report_records, answers).assign(images_per_second=speeds)
     depth_maps = depth_maps_table(cells.values())
     return {
         **tables,
+        "results": results,
         "depth_maps": depth_maps,
         "heatmaps": heatmaps_table(depth_maps, done),
         "correlations": correlations_table(results, tables),
         "ranks": ranks_table(results),
+        "speed": _speed(done),
+        **_compared(results, done, answers),
     }
+
+
+def _answers(record):
+    """Answers over images as accurate as the record says; of several labels, made-up resamples."""
+    image = np.arange(IMAGES)
+    random = np.random.default_rng(sum(record.cell_id.encode()))
+    accuracy = record.metrics["accuracy"]
+    if record.metrics["metric"] == "map":
+        return Answers(image, image, score=accuracy, resampled=random.normal(accuracy, 1, 100))
+    return Answers(image, image, random.permutation(image) < accuracy / 100 * IMAGES)
+
+
+def _compared(results, done, answers):
+    """The tables that say by how much cells differ."""
+    found = {
+        "seeds": seeds_table(results, answers),
+        "differences": differences_table(done, answers),
+        "pairwise": pairwise_table(done, answers),
+    }
+    return found | {"budgets": budgets_table({**found, "results": results, "speed": _speed(done)})}
+
+
+def _speed(done):
+    """Measured alone on two devices, twice as fast on one of them."""
+    share = {r.cell_id: r.metrics["images_per_second"] / 4000 for r in done}
+    return pd.DataFrame(
+        {
+            "cell_id": cell.cell_id,
+            "keep_rate": cell.keep_rate,
+            "eval_keep_rate": cell.keep_rate,
+            "device": device,
+            "main": device == "fast GPU",
+            "batch_size": size,
+            "speed_up": share[cell.cell_id],
+            "images_per_second": rate * share[cell.cell_id],
+            "latency_ms": 10 / share[cell.cell_id] if size == 1 else np.nan,
+            "peak_memory_mb": 3.0 * size,
+        }
+        for device, rate in (("fast GPU", 9000), ("small CPU", 200))
+        for size in (1, 32)
+        for cell in done
+    )

@@ -62,7 +62,7 @@ def test_a_large_page_is_small_enough_and_folds_what_is_not_asked_for(records):
         "pruning": made_up("pruning", records, ("models",)),
     }
     page = render("large", records, tables, {}).page
-    assert len(page) < 20e6
+    assert len(page) < 12e6
     drawn = page.count('class="chart"')
     folded = sum(
         view.count('class="chart"')

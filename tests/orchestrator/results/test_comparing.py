@@ -2,20 +2,23 @@
 
 import os
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
+from contexts import RecordedContext
 from launching import Launch, layered
 
+from analysis.tables import SCHEMAS
 from experiments.benchmarks.counting_path import CountingPath, reads
 from orchestrator.cluster.connection import connected
-from orchestrator.results import comparing, findings
+from orchestrator.results import cached_comparisons as findings
+from orchestrator.results import comparing
 from orchestrator.results.comparing import write_tables
-from orchestrator.results.driver import ComparisonError, Driver
-from orchestrator.results.tables import TABLES
-from orchestrator.storage.store import Store
-from trainables.cell import Cell
+from orchestrator.results.comparison_context import ComparisonContext, ComparisonError
+from orchestrator.store.store import Store
+from trainables.cell.cell import Cell
 from trainables.recipe import Recipe
 
 IMAGES, PATCHES, FEATURES = 40, 16, 5
@@ -56,7 +59,8 @@ def evaluate(store, cell, draw=0):
     stored.save_best(b"weights", {"accuracy": 50.0})
     stored.write_result({"accuracy": 50.0})
     metrics = {"metric": "top1", "accuracy": float(random.uniform(20, 80))}
-    predictions = pd.DataFrame({"image": range(IMAGES)})
+    classes = {name: random.integers(2, size=IMAGES) for name in ("target", "class_1")}
+    predictions = pd.DataFrame({"image": range(IMAGES), **classes})
     arrays = {"patterns": patterns, "features": features}
     stored.evaluations()[None].write(metrics, predictions, arrays)
 
@@ -82,21 +86,25 @@ def compare(study, ray, monkeypatch):
     """Return a function that compares the study, and returns the jobs that it did."""
     done = []
 
-    class NotingLane(comparing.Lane):
-        def poll(self, seconds=0.0):
-            ended = super().poll(seconds)
-            done.extend(name for name, outcome in ended if not isinstance(outcome, Exception))
-            return ended
+    in_tasks = ComparisonContext.in_tasks
 
-    monkeypatch.setattr(comparing, "Lane", NotingLane)
+    def noting(driver, function, calls, verb, tick):
+        for name, outcome in in_tasks(driver, function, calls, verb, tick):
+            if verb == "compare":
+                done.append(name)
+            yield name, outcome
 
-    def compare(cells=CELLS, stop_after=None, say=print, tell=lambda done, of: None):
+    monkeypatch.setattr(ComparisonContext, "in_tasks", noting)
+
+    def compare(cells=CELLS, stop_after=None, context=None):
         done.clear()
         stopping = lambda: stop_after is not None and len(done) >= stop_after  # noqa: E731
         stored = [study.cell(cell.id) for cell in cells]
-        write_tables(study, stored, Driver(cpus=1, stopping=stopping, say=say, tell=tell))
+        context = context or RecordedContext(stopping)
+        write_tables(study, stored, ComparisonContext(cpus=1, launch=context))
         return sorted(done)
 
+    compare.done = done
     return compare
 
 
@@ -135,15 +143,15 @@ def test_a_comparison_goes_on_where_it_was_and_ends_the_same(study, compare, way
         compare(stop_after=4)
     else:
         with pytest.raises(KeyboardInterrupt):
-            compare(tell=broken)
+            compare(context=SimpleNamespace(stopping=False, compare=broken))
     assert not study.tables.exists()
-    told = []
-    first = 9 - len(compare(tell=lambda done, of: told.append((done, of))))
+    context = RecordedContext()
+    first = 9 - len(compare(context=context))
     assert 4 <= first < 9
-    assert told[0][0] >= first
-    assert (9, 9) in told
+    assert context.shown[0][1] >= first
+    assert ("comparing", 9, 9) in context.shown
     resumed = tables(study)
-    assert set(resumed) == {f"{name}.parquet" for name in TABLES}
+    assert set(resumed) == {f"{name}.parquet" for name in SCHEMAS}
     for folder in (study.comparisons, study.tables):
         shutil.rmtree(folder)
     assert len(compare()) == 9
@@ -189,9 +197,9 @@ def test_damaged_findings_are_named_and_made_again(study, compare):
     before = tables(study)
     torn = study.comparisons / f"{DEIT.id}.json"
     torn.write_bytes(torn.read_bytes()[:-9])
-    said = []
-    assert compare(say=said.append) == jobs(*((c, DEIT) for c in CELLS[:3]), cells=[DEIT])
-    assert said == [f"{torn} is damaged: it is not valid JSON; it is made again"]
+    context = RecordedContext()
+    assert compare(context=context) == jobs(*((c, DEIT) for c in CELLS[:3]), cells=[DEIT])
+    assert context.notes == [f"{torn} is damaged: it is not valid JSON; it will be made again"]
     assert tables(study) == before
 
 
@@ -204,8 +212,9 @@ def test_a_damaged_artifact_is_named_and_what_was_found_is_kept(study, compare):
     assert failed.value.damaged == path
     assert not study.tables.exists()
     path.write_bytes(whole)
-    assert len(compare()) < 9
-    assert set(tables(study)) == {f"{name}.parquet" for name in TABLES}
+    found = len(compare.done)
+    assert len(compare()) == 9 - found
+    assert set(tables(study)) == {f"{name}.parquet" for name in SCHEMAS}
 
 
 @pytest.mark.parametrize("task", ["load_cell", "find_facts"])
@@ -232,7 +241,7 @@ def test_a_killed_launch_compares_on(finished, tmp_path):
         shutil.rmtree(folder)
     import yaml
 
-    from orchestrator.study import SHIPPED
+    from orchestrator.study.study_file import SHIPPED
 
     smoke = yaml.safe_load((SHIPPED / "smoke.yaml").read_text())
     unreadable = tmp_path / "unreadable"

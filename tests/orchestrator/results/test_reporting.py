@@ -5,13 +5,14 @@ import re
 
 import pandas as pd
 import pytest
+from contexts import RecordedContext
 from made_cells import CELL, finish
 
 from analysis.records import read_arrays
 from orchestrator.cli import main
 from orchestrator.results.reporting import report_is_current, write_report
-from trainables.cell import Cell
-from trainables.files import read_sealed_json, write_sealed_json
+from trainables.cell.cell import Cell
+from trainables.storage.files import read_sealed_json, write_sealed_json
 
 
 def test_the_page_of_a_study_in_progress_shows_every_cell_as_it_is(store, capsys):
@@ -38,18 +39,20 @@ def test_the_page_of_a_study_in_progress_shows_every_cell_as_it_is(store, capsys
 
 @pytest.fixture
 def evaluated(store):
-    """A study of one finished cell, of which there are figures to draw."""
-    store.create({"name": "done", "git_commit": "abc", "versions": {}}, [CELL])
-    stored = finish(store.cell(CELL.id))
-    costs = {"gmacs": 1.0, "images_per_second": 10.0, "parameters": 1000}
-    folder = stored.evaluations()[None]
-    predictions = pd.read_parquet(io.BytesIO(stored.read_artifact("predictions.parquet")))
-    arrays = {
-        name: read_arrays(io.BytesIO(stored.read_artifact(f"{name}.npz")))
-        for name in ("patterns", "features")
-    }
-    folder.write({"accuracy": 50.0} | costs, predictions, arrays)
-    return [stored]
+    """A study of two finished cells of different cost, of which there are figures to draw."""
+    cells = [CELL, Cell(**CELL.model_dump() | {"keep_rate": 0.25})]
+    store.create({"name": "done", "git_commit": "abc", "versions": {}}, cells)
+    stored = [finish(store.cell(cell.id)) for cell in cells]
+    for cell, gmacs in zip(stored, (1.0, 0.5), strict=True):
+        costs = {"gmacs": gmacs, "parameters": 1000}
+        predictions = pd.read_parquet(io.BytesIO(cell.read_artifact("predictions.parquet")))
+        arrays = {
+            name: read_arrays(io.BytesIO(cell.read_artifact(f"{name}.npz")))
+            for name in ("patterns", "features")
+        }
+        folder = cell.evaluations()[None]
+        folder.write({"accuracy": 50.0} | costs, predictions, arrays)
+    return stored
 
 
 @pytest.fixture
@@ -66,28 +69,29 @@ def drawn(monkeypatch):
 
 
 def test_only_figures_that_changed_are_drawn_again(store, evaluated, drawn):
-    told = []
-    assert write_report(store, evaluated, None, print, lambda *counts: told.append(counts))
+    context = RecordedContext()
+    assert write_report(store, evaluated, None, context)
     assert report_is_current(store, evaluated)
     figures = drawn.copy()
-    assert told[0] == ("choosing images", 0, 1)
-    assert told[1:] == [("drawing figures", n + 1, len(figures)) for n in range(len(figures))]
+    assert context.shown[0] == ("choosing images", 0, 1)
+    assert context.shown[1:] == [
+        ("drawing figures", n + 1, len(figures)) for n in range(len(figures))
+    ]
     assert len(figures) > 2
     drawn.clear()
-    assert write_report(store, evaluated, None, print, lambda *counts: None)
+    assert write_report(store, evaluated, None, RecordedContext())
     assert drawn == []
     (store.figures / f"{figures[1]}.svg").write_text("torn")
-    assert write_report(store, evaluated, None, print, lambda *counts: None)
+    assert write_report(store, evaluated, None, RecordedContext())
     assert drawn == [figures[1]]
     assert report_is_current(store, evaluated)
 
 
 def test_a_report_that_is_interrupted_goes_on_with_the_next_figure(store, evaluated, drawn):
-    told = [store, evaluated, None, print, lambda *counts: None]
-    assert not write_report(*told, stopping=lambda: True)
+    assert not write_report(store, evaluated, None, RecordedContext(stopping=lambda: True))
     assert len(drawn) == 1
     assert not report_is_current(store, evaluated)
-    assert write_report(store, evaluated, None, print, lambda *counts: None)
+    assert write_report(store, evaluated, None, RecordedContext())
     assert len(drawn) == len(set(drawn)) == len(list(store.figures.glob("*.svg")))
     assert report_is_current(store, evaluated)
 
@@ -103,18 +107,18 @@ def test_ctrl_c_tells_how_to_go_on(store, evaluated, drawn, monkeypatch, capsys)
         main(arguments)
     assert ended.value.code == 130
     last = capsys.readouterr().out.splitlines()[-1]
-    assert last.startswith("interrupted; what is drawn is kept. Go on with: ")
+    assert last.startswith("interrupted; the figures drawn so far are kept. Resume with: ")
     assert last.endswith(f"tokensweep report {store.path}")
     assert store.report.exists()
 
 
 def test_a_record_of_before_is_no_hindrance(store, evaluated, drawn):
-    write_report(store, evaluated, None, print, lambda *counts: None)
+    write_report(store, evaluated, None, RecordedContext())
     path = store.report.with_name("inputs.json")
     record = read_sealed_json(path)
     del record["inputs"]["rule"]
     write_sealed_json(path, record | {"figures": {"ranks.svg": "abc"}})
     drawn.clear()
     assert not report_is_current(store, evaluated)
-    assert write_report(store, evaluated, None, print, lambda *counts: None)
+    assert write_report(store, evaluated, None, RecordedContext())
     assert len(drawn) > 2

@@ -2,10 +2,10 @@
 
 import pytest
 
-from orchestrator.packing.calibrating import kind_of
-from orchestrator.storage.store import Store
+from orchestrator.store.store import Store
+from orchestrator.training.calibrating import kind_of
 from orchestrator.training.expected import ASSUMED_MACS_PER_SECOND, expected_seconds, trained_rates
-from trainables.cell import Cell
+from trainables.cell.cell import Cell
 from trainables.recipe import Recipe
 
 

@@ -5,29 +5,32 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.training.release import ReleaseOrder
+from trainables.trial.config import TrialConfig
 
 
-def config(cell_id, prerequisite=None, cpu=1.0, gpu=0.0, workers=1):
-    return {
-        "cell_id": cell_id,
-        "prerequisite": prerequisite,
-        "cpu": cpu,
-        "gpu": gpu,
-        "workers": workers,
-    }
+def config(cell_id, prerequisite=None, **reserved):
+    return TrialConfig(
+        cell_id=cell_id,
+        prerequisite=prerequisite,
+        cell="",
+        folder="",
+        stop_file="",
+        index_folder="",
+        **reserved,
+    )
 
 
 def order(*configs, costs=None, cpus=100.0, gpus=0.0, **options):
     return ReleaseOrder(
         configs,
-        cost=lambda config: (costs or {}).get(config["cell_id"], 1.0),
+        cost=lambda config: (costs or {}).get(config.cell_id, 1.0),
         room=lambda: {"CPU": cpus, "GPU": gpus},
         **options,
     )
 
 
 def released(order):
-    return [config["cell_id"] for config in iter(order.next, None)]
+    return [config.cell_id for config in iter(order.next, None)]
 
 
 @pytest.mark.parametrize("ahead", [1, 3])
@@ -77,7 +80,7 @@ def launches(draw):
                 workers=draw(st.integers(1, 2)),
             )
         )
-    costs = {c["cell_id"]: draw(st.floats(0, 10)) for c in cells}
+    costs = {c.cell_id: draw(st.floats(0, 10)) for c in cells}
     limit = draw(st.none() | st.integers(1, 4))
     gpus = draw(st.integers(2, 4))
     made = order(
@@ -93,14 +96,14 @@ class Run:
     """Takes a launch to its end, with fates drawn for its cells."""
 
     def __init__(self, cells, limit, order):
-        self.prerequisites = {c["cell_id"]: c["prerequisite"] for c in cells}
+        self.prerequisites = {c.cell_id: c.prerequisite for c in cells}
         self.limit = limit
         self.order = order
         self.fate, self.live, self.given_up, self.restarted = {}, [], set(), set()
 
     def begin_all(self):
         while (config := self.order.next()) is not None:
-            cell = config["cell_id"]
+            cell = config.cell_id
             assert cell not in {*self.live, *self.fate, *self.given_up}
             teacher = self.prerequisites[cell]
             assert teacher not in self.prerequisites or self.fate.get(teacher) == "finished"

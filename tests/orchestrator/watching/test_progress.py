@@ -6,27 +6,34 @@ import pytest
 from rich.console import Console
 
 from orchestrator.errors import UserError
-from orchestrator.storage.store import CellState
+from orchestrator.store.stored_cell import CellState
 from orchestrator.watching import progress as module
 from orchestrator.watching import status_view
-from orchestrator.watching.progress import Progress, Sink
+from orchestrator.watching.progress import Progress, StatusPublisher
 from orchestrator.watching.status import Activity, ClusterFacts
+from trainables.cell.report import Report, TrialReport
 
-REPORT = {
-    "first_step": 0,
-    "step": 5,
-    "total_steps": 10,
-    "epochs": 2,
-    "loss": 1.25,
-    "metric": "top1",
-    "accuracy": 75.0,
-    "images_per_second": 120.0,
-    "preparing": None,
-    "data_wait": 0.37,
-    "checkpoint_bytes": 1000,
-    "checkpoint_seconds": 0.5,
-    "hostname": "node-7",
-}
+
+def report(step=5, first_step=0, **others):
+    """What a trial reports after a step of ten in two epochs."""
+    fields = {
+        "step": step,
+        "total_steps": 10,
+        "epochs": 2,
+        "loss": 1.25,
+        "metric": "top1",
+        "accuracy": 75.0,
+        "images_per_second": 120.0,
+        "data_wait": 0.37,
+    }
+    return TrialReport(
+        training=Report(**fields | others),
+        first_step=first_step,
+        checkpoint_bytes=1000,
+        checkpoint_seconds=0.5,
+    )
+
+
 ONE_CPU = {"CPU": 1.0}
 
 
@@ -63,7 +70,7 @@ def test_one_line_a_minute_off_a_terminal(clock):
     with progress:
         progress.start("a", ONE_CPU)
         clock.now += 50
-        progress.report("a", REPORT)
+        progress.report("a", report())
         progress.tick()
         assert printed.getvalue() == ""
         clock.now += 10
@@ -82,7 +89,7 @@ def test_a_terminal_shows_the_running_cells(clock):
     with progress:
         progress.start("a-cell", {"CPU": 1.0, "GPU": 0.5})
         progress.start("b-cell", {"CPU": 1.0, "GPU": 0.5})
-        progress.report("a-cell", REPORT)
+        progress.report("a-cell", report(), "node-7")
         progress.retry("b-cell", "it was\nlost")
         progress.tick()
     text = printed.getvalue()
@@ -111,7 +118,7 @@ def test_what_cells_prepare_is_told_once(clock, terminal):
     with progress:
         for cell, words in (("a", "building a cache"), ("b", "waiting [1]"), ("c", "waiting [1]")):
             progress.start(cell, ONE_CPU)
-            progress.report(cell, REPORT | {"images_per_second": None, "preparing": words})
+            progress.report(cell, report(images_per_second=None, preparing=words))
         clock.now += 60
         progress.tick()
     lines = printed.getvalue().splitlines()
@@ -168,12 +175,12 @@ def test_a_failed_cell_that_is_tried_again_has_not_failed(clock):
 def test_a_launch_adds_up_what_its_cells_report(clock):
     progress, _ = make(dict.fromkeys("ab", CellState.INTERRUPTED))
     progress.start("a", ONE_CPU)
-    progress.report("a", REPORT | {"first_step": 3})  # 2 of 10 steps, of 2 epochs.
-    progress.report("a", REPORT | {"first_step": 3, "step": 8})
+    progress.report("a", report(first_step=3))  # 2 of 10 steps, of 2 epochs.
+    progress.report("a", report(8, first_step=3))
     progress.set_state("a", CellState.INTERRUPTED)
     progress.retry("a", "killed")
     progress.start("a", ONE_CPU)
-    progress.report("a", REPORT | {"first_step": 4, "step": 10})
+    progress.report("a", report(10, first_step=4))
     progress.set_state("a", Activity.EVALUATING)
     progress.set_state("a", CellState.DONE)
     clock.now += 1800
@@ -186,7 +193,7 @@ def test_a_launch_adds_up_what_its_cells_report(clock):
 def test_the_time_left_counts_what_was_done_in_this_launch_only(clock):
     progress, _ = make({"a": CellState.INTERRUPTED, "b": CellState.PENDING})
     progress.start("a", ONE_CPU)
-    progress.report("a", REPORT | {"step": 8, "first_step": 6})
+    progress.report("a", report(8, first_step=6))
     clock.now += 20
     # 0.2 units in 20 s, one at a time; 0.2 are left of `a` and 1 of `b`.
     assert progress.status().left.seconds == pytest.approx(120)
@@ -198,7 +205,7 @@ def test_the_time_left_goes_by_what_cells_reserve(clock):
         progress.plan(cell, {"CPU": 1.0, "GPU": gpus})
     for cell in "ab":
         progress.start(cell, {"CPU": 1.0, "GPU": 0.5})
-        progress.report(cell, REPORT)
+        progress.report(cell, report())
     clock.now += 10
     # A unit costs 10 GPU-seconds; 3 are left, on one GPU.
     assert progress.status().left.seconds == pytest.approx(30)
@@ -208,9 +215,9 @@ def test_making_images_ready_does_not_count_as_training(clock):
     progress, _ = make({"a": CellState.PENDING})
     progress.start("a", ONE_CPU)
     clock.now += 1000
-    progress.report("a", REPORT | {"step": 0, "preparing": "building a cache"})
+    progress.report("a", report(0, preparing="building a cache"))
     clock.now += 10
-    progress.report("a", REPORT)
+    progress.report("a", report())
     assert progress.status().left.seconds == pytest.approx(10)
 
 
@@ -247,8 +254,8 @@ def test_every_sink_is_told_at_its_own_pace_and_a_slow_one_less_often(clock):
     def fast(status):
         told["fast"].append(clock.now)
 
-    with progress.telling(Sink("slow", slow, 15.0)):
-        with progress.telling(Sink("fast", fast, 5.0)):
+    with progress.publishing(StatusPublisher("slow", slow, 15.0)):
+        with progress.publishing(StatusPublisher("fast", fast, 5.0)):
             for _ in range(400):
                 progress.tick()
                 clock.now += 1.0
@@ -266,7 +273,10 @@ def test_every_sink_is_told_at_its_own_pace_and_a_slow_one_less_often(clock):
 def test_a_launch_that_never_begins_tells_nothing(clock):
     progress, _ = make({"a": CellState.PENDING})
     told = []
-    with pytest.raises(UserError), progress.telling(Sink("the status", told.append, 15.0)):
+    with (
+        pytest.raises(UserError),
+        progress.publishing(StatusPublisher("the status", told.append, 15.0)),
+    ):
         raise UserError("there is no such cluster")
     assert told == []
 
@@ -278,7 +288,9 @@ def test_a_sink_that_fails_is_complained_of_once_and_harms_nobody(clock):
     def fail(status):
         raise OSError("disk full")
 
-    with progress.telling(Sink("metrics", fail, 5.0), Sink("the rest", told.append, 5.0)):
+    with progress.publishing(
+        StatusPublisher("metrics", fail, 5.0), StatusPublisher("the rest", told.append, 5.0)
+    ):
         for _ in range(2):
             progress.tick()
             clock.now += 10.0

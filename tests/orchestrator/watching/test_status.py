@@ -6,10 +6,10 @@ import pytest
 from rich.console import Console
 
 from orchestrator.cli import main
-from orchestrator.selection import Options, select
-from orchestrator.storage.driver_lock import driving
-from orchestrator.storage.store import CellState
-from orchestrator.watching.listing import read_status
+from orchestrator.commands.listing import read_status
+from orchestrator.store.driver_lock import driving
+from orchestrator.store.stored_cell import CellState
+from orchestrator.study.selection import Options, select
 from orchestrator.watching.status import (
     STATES,
     Activity,
@@ -22,7 +22,7 @@ from orchestrator.watching.status import (
     last_status,
 )
 from orchestrator.watching.status_view import follow, headline, status_view
-from trainables.files import write_sealed_json
+from trainables.storage.files import write_sealed_json
 
 
 @pytest.fixture
@@ -116,7 +116,7 @@ def test_what_a_study_without_a_driver_did_last_is_told(store):
     console = Console(file=io.StringIO(), width=200)
     console.print(status_view(read_status(store).model_copy(update={"time": 960.0})))
     lines = console.file.getvalue().splitlines()
-    assert lines[:2] == ["smoke: 5 cells: 5 pending", "no driver is running it"]
+    assert lines[:2] == ["smoke: 5 cells: 5 pending", "no driver runs it"]
     heard = "the last launch was last heard of 1 min ago, after 15 min"
     assert lines[2] == f"{heard}, 3 trained, 12 cells/h, 2 retries"
 

@@ -1,1 +1,0 @@
-"""Datasets and pretrained weights that a study needs, looked at before it begins."""

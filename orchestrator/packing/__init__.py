@@ -1,1 +1,0 @@
-"""How many cells share a machine: what each one reserves."""

@@ -1,0 +1,1 @@
+"""Hosts, teachers and the passes through them."""

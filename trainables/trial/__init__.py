@@ -1,0 +1,1 @@
+"""A cell as a Ray Tune trial: the thin Trainable and the processes that work for it."""
