@@ -1,13 +1,17 @@
 """Studies run once for all tests that only look at what a launch leaves, and the command line."""
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from launching import Gate, Launch
 from made_cells import CELL, finish
+from pandas.testing import assert_frame_equal
 from rich.console import Console
 
+from analysis.tables import SCHEMAS
 from orchestrator.cli import main
 from orchestrator.run import run_study
 from orchestrator.store.store import Store
@@ -23,6 +27,22 @@ class FinishedStudy:
     store: Store
     status: int
     output: str
+
+    def copy_uncompared(self, storage: Path) -> Store:
+        """Copy the study into a storage, with its measurements, without what comparing made."""
+        store = Store(storage / self.store.path.name)
+        unmade = shutil.ignore_patterns(self.store.tables.name, self.store.comparisons.name)
+        shutil.copytree(self.store.path, store.path, ignore=unmade)
+        shutil.copytree(self.store.measurements, store.measurements)
+        return store
+
+    def assert_same_tables(self, store: Store) -> None:
+        """Assert that another launch found the same, to the last bit."""
+        for name in SCHEMAS:
+            found, expected = (
+                pd.read_parquet(each.tables / f"{name}.parquet") for each in (store, self.store)
+            )
+            assert_frame_equal(found, expected, check_exact=True, obj=name)
 
 
 @pytest.fixture

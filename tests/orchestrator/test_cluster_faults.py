@@ -2,7 +2,6 @@
 
 import os
 import shlex
-import shutil
 import sys
 
 import pytest
@@ -95,11 +94,7 @@ def test_lost_nodes_cost_no_retry_and_added_ones_are_used_at_once(
 
 def test_a_node_lost_while_comparing_costs_nothing(finished, storage, cluster, unreadable):
     """It is lost while it waits for a storage that does not let it load a cell."""
-    shutil.copytree(finished.store.path, storage / "smoke")
-    store = Store(storage / "smoke")
-    shutil.copytree(finished.store.measurements, store.measurements)
-    for folder in (store.tables, store.comparisons):
-        shutil.rmtree(folder)
+    finished.copy_uncompared(storage)
     smoke = yaml.safe_load((SHIPPED / "smoke.yaml").read_text())
     unreadable.write_text("EIO")
     launch = cluster.launch(storage, stages="compare", study=smoke)
@@ -110,11 +105,7 @@ def test_a_node_lost_while_comparing_costs_nothing(finished, storage, cluster, u
     unreadable.unlink()
     launch.end(0)
     assert_tidy(launch)
-    found, expected = (
-        {path.name: path.read_bytes() for path in at.tables.glob("*.parquet")}
-        for at in (store, finished.store)
-    )
-    assert found == expected != {}
+    finished.assert_same_tables(Store(storage / "smoke"))
 
 
 def test_without_a_head_the_driver_ends_and_says_how_to_go_on(storage, cluster, gate, undisturbed):

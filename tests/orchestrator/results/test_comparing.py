@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from contexts import RecordedContext
 from launching import Launch, layered
 
@@ -18,6 +19,7 @@ from orchestrator.results import comparing
 from orchestrator.results.comparing import write_tables
 from orchestrator.results.comparison_context import ComparisonContext, ComparisonError
 from orchestrator.store.store import Store
+from orchestrator.study.study_file import SHIPPED
 from trainables.cell.cell import Cell
 from trainables.recipe import Recipe
 
@@ -235,14 +237,7 @@ def test_a_process_that_dies_costs_nothing(study, compare, monkeypatch, tmp_path
 @pytest.mark.slow
 def test_a_killed_launch_compares_on(finished, tmp_path):
     """It is killed while it waits for a storage that does not let it load one of the cells."""
-    shutil.copytree(finished.store.path, tmp_path / "smoke")
-    store = Store(tmp_path / "smoke")
-    for folder in (store.tables, store.comparisons):
-        shutil.rmtree(folder)
-    import yaml
-
-    from orchestrator.study.study_file import SHIPPED
-
+    store = finished.copy_uncompared(tmp_path)
     smoke = yaml.safe_load((SHIPPED / "smoke.yaml").read_text())
     unreadable = tmp_path / "unreadable"
     unreadable.write_text("EIO *-topk-tiny-r0.5-*")
@@ -254,4 +249,4 @@ def test_a_killed_launch_compares_on(finished, tmp_path):
     launch.process.wait()
     assert not store.tables.exists()
     Launch(tmp_path, stages="compare", study=smoke).end(0)
-    assert tables(store) == tables(finished.store)
+    finished.assert_same_tables(store)
