@@ -11,6 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from reduction.block import check_block
+from reduction.host_input import image_size, num_patches, patch_embedding
 from reduction.model import stages_by_block
 from reduction.projections import SideBySide, attention_dim, attention_of, is_parallel
 from reduction.stage import Count, HostBlock, Stage
@@ -45,7 +46,7 @@ def flops(model: VisionTransformer, tokens: Mapping[int, float | Tensor] | None 
     stages = stages_by_block(model)
     if tokens is not None and set(tokens) != set(stages):
         raise ValueError(f"tokens has blocks {list(tokens)}, but must have {list(stages)}")
-    count: Count = model.patch_embed.num_patches
+    count: Count = num_patches(model)
     macs: Count = 0
     for index, block in enumerate(model.blocks):
         check_block(index, block)
@@ -70,8 +71,8 @@ class HostCost:
 
     def __init__(self, model: VisionTransformer) -> None:
         self._blocks = [cast("HostBlock", block) for block in model.blocks]
-        self._tokens = model.num_prefix_tokens + model.patch_embed.num_patches
-        embedded, headed = _ends(model, model.patch_embed.num_patches)
+        self._tokens = model.num_prefix_tokens + num_patches(model)
+        embedded, headed = _ends(model, num_patches(model))
         self._ends = embedded + headed
 
     def __call__(self, counts: Mapping[int, Count]) -> Count:
@@ -158,16 +159,17 @@ def _linear(module: nn.Module) -> int:
 
 def _ends(model: VisionTransformer, count: Count) -> tuple[int, Count]:
     """Cost of patch embedding and head, the parts whose kind is left to the host."""
-    weight = next(model.patch_embed.parameters())
-    image = weight.new_zeros(1, model.in_chans, *model.patch_embed.img_size)
+    patches = patch_embedding(model)
+    weight = next(patches.parameters())
+    image = weight.new_zeros(1, model.in_chans, *image_size(model))
 
-    lengths = (model.num_prefix_tokens + patches for patches in (1, 2, 3))
+    lengths = (model.num_prefix_tokens + number for number in (1, 2, 3))
     with torch.random.fork_rng([weight.device] if weight.is_cuda else []):
         one, two, three = (
             _measure(model.forward_head, weight.new_zeros(1, length, model.embed_dim))
             for length in lengths
         )
-        embedding = _measure(model.patch_embed, image)
+        embedding = _measure(patches, image)
     # Attention pooling and heads on every token: at most quadratic in the number of patch tokens.
     slope, curvature = two - one, three - 2 * two + one
     return embedding, one + slope * (count - 1) + curvature * (count - 1) * (count - 2) / 2

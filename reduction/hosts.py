@@ -5,8 +5,8 @@ from functools import cache
 from typing import Any
 
 import torch
-from timm.models import Beit, Eva, VisionTransformer, VisionTransformerRelPos
-from torch import Tensor
+from timm.models import Beit, Eva, NaFlexVit, VisionTransformer, VisionTransformerRelPos
+from torch import Tensor, nn
 
 from reduction.model import ReducedVisionTransformer
 from reduction.pooling import mean_pool, weights_of
@@ -33,9 +33,7 @@ class ReducedEva(ReducedVisionTransformer):
         tokens = self.tokens_of(self.norm_pre(x), images)
         if tables is None:
             return tokens
-        start = grid_places(tokens.grid, x.device).expand(x.shape[0], -1, -1)
-        rope = Rope(module=self.rope, grid=tokens.grid, start=start, tables=tables)
-        return replace(tokens, coordinates=start, rope=rope)
+        return rotated(tokens, self.rope, tables)
 
     def block_arguments(self, tokens: Tokens) -> dict[str, Tensor | None]:
         """Return what a block of the host takes beside the features of `tokens`."""
@@ -44,6 +42,43 @@ class ReducedEva(ReducedVisionTransformer):
     def pools_prefix(self) -> bool:
         """Return whether pooling takes the prefix tokens in: attention pooling does."""
         return self.attn_pool is not None
+
+
+class ReducedNaFlex(ReducedVisionTransformer):
+    """A timm `NaFlexVit` on images of one size, with rotations where the host has them."""
+
+    def embed(self, images: Tensor) -> Tokens:
+        """Return the tokens that come into the first block, with their places if rotated.
+
+        Raises:
+            TypeError: `images` is what timm's collator makes of images of several sizes.
+        """
+        if not isinstance(images, Tensor) or images.ndim != 4:
+            raise TypeError(
+                f"images is {_described(images)}, but must be a tensor [B, channels, height, "
+                "width]; batch images by size"
+            )
+        embedded = self._forward_embeds(images, None, None, None)
+        tokens = self.tokens_of(embedded["patches"], images)
+        if self.rope is None:
+            return tokens
+        return rotated(tokens, self.rope, embedded["rope_embeds"])
+
+    def block_arguments(self, tokens: Tokens) -> dict[str, Tensor | None]:
+        """Return what a block of the host takes beside the features of `tokens`."""
+        arguments = super().block_arguments(tokens)
+        return arguments if self.rope is None else arguments | {"rope": tokens.rotation()}
+
+    def host_pool(self, x: Tensor, pool_type: str | None) -> Tensor:
+        """Pool features x [B, P + N, C] as the host does."""
+        pooled: Tensor = super()._pool(x, pool_type)
+        return pooled
+
+    def _pool(
+        self, x: Tensor, pool_type: str | None = None, patch_valid: Tensor | None = None
+    ) -> Tensor:
+        """Pool in the host's head; tokens know themselves which of them are padding."""
+        return self.pool(x, pool_type)
 
 
 class ReducedRelative(ReducedVisionTransformer):
@@ -94,6 +129,25 @@ class ReducedRelative(ReducedVisionTransformer):
         return mean_pool(patches, weights[:, self.num_prefix_tokens :])
 
 
+def rotated(tokens: Tokens, module: nn.Module, tables: Tensor) -> Tokens:
+    """Return the tokens of all patches with their places, and what rotates them there.
+
+    Args:
+        tokens: That come into the first block.
+        module: See `Rope`.
+        tables: See `Rope`.
+    """
+    start = grid_places(tokens.grid, tokens.x.device).expand(tokens.x.shape[0], -1, -1)
+    rope = Rope(module=module, grid=tokens.grid, start=start, tables=tables)
+    return replace(tokens, coordinates=start, rope=rope)
+
+
+def _described(images: object) -> str:
+    if isinstance(images, Tensor):
+        return f"a tensor {list(images.shape)}"
+    return f"a {type(images).__name__}"
+
+
 def grid_places(grid: tuple[int, int], device: torch.device) -> Tensor:
     """Return row and column [rows * columns, 2] float32 of each patch of a grid."""
     sides = (torch.arange(side, device=device, dtype=torch.float32) for side in grid)
@@ -106,6 +160,7 @@ RELATIVE = (Beit, VisionTransformerRelPos)
 KINDS: dict[Any, type[ReducedVisionTransformer]] = {
     VisionTransformer: ReducedPlain,
     Eva: ReducedEva,
+    NaFlexVit: ReducedNaFlex,
     Beit: ReducedRelative,
     VisionTransformerRelPos: ReducedRelative,
 }

@@ -9,6 +9,7 @@ from timm.models import VisionTransformer
 from torch import nn
 
 from reduction.block import check_block, with_open
+from reduction.host_input import patch_embedding, patch_grid
 from reduction.hosts import RELATIVE
 from reduction.methods import METHODS, method_class
 from reduction.projections import head_dim
@@ -137,7 +138,7 @@ def make_stages(
     _check_targets(method, stage_class, specs)
     stages = [stage_class(spec, **options) for spec in specs]
     _check_blocks(vit, method, stages)
-    weight = next(vit.patch_embed.parameters())
+    weight = next(patch_embedding(vit).parameters())
     return nn.ModuleList(stages).to(weight).train(vit.training)
 
 
@@ -173,7 +174,7 @@ def _specs(vit: VisionTransformer, schedule: Schedule) -> list[StageSpec]:
         StageSpec(
             index=index,
             schedule=schedule,
-            grid=tuple(vit.patch_embed.grid_size),
+            grid=patch_grid(vit),
             dim=vit.embed_dim,
             head_dim=_head_dim(vit.blocks[0]),
             depth=len(vit.blocks),

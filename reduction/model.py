@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from reduction.block import Step
 from reduction.dense import FeatureMaps
+from reduction.host_input import patch_embedding, patch_grid
 from reduction.plan import apply
 from reduction.pooling import (
     attention_pool,
@@ -163,7 +164,7 @@ class ReducedVisionTransformer(FeatureMaps, TimmViT):
             num_prefix=self.num_prefix_tokens,
             # A tensor where torch.jit.trace looks on.
             num_patches=int(x.shape[1] - self.num_prefix_tokens),
-            grid=self.patch_embed.dynamic_feat_size(images.shape[-2:]),
+            grid=patch_embedding(self).dynamic_feat_size(images.shape[-2:]),
         )
 
     def _begin(self, tokens: Tokens) -> Tokens:
@@ -220,7 +221,7 @@ class ReducedVisionTransformer(FeatureMaps, TimmViT):
         kind = self.global_pool if pool_type is None else pool_type
         weights = weights_of(x) if self._weights is None else self._weights
         if weights is None or kind in ("", "token"):
-            return cast("Tensor", super().pool(x, pool_type))
+            return self.host_pool(x, pool_type)
         if not self.pools_prefix():
             x, weights = x[:, self.num_prefix_tokens :], weights[:, self.num_prefix_tokens :]
         if self.attn_pool is not None:
@@ -230,6 +231,10 @@ class ReducedVisionTransformer(FeatureMaps, TimmViT):
         if kind == "max":
             return max_pool(x, weights)
         return 0.5 * (max_pool(x, weights) + mean_pool(x, weights))
+
+    def host_pool(self, x: Tensor, pool_type: str | None) -> Tensor:
+        """Pool features x [B, P + N, C] as the host does."""
+        return cast("Tensor", super().pool(x, pool_type))
 
     def pools_prefix(self) -> bool:
         """Return whether pooling takes the prefix tokens in."""
@@ -247,7 +252,7 @@ class ReducedVisionTransformer(FeatureMaps, TimmViT):
     def set_input_size(self, img_size: Any = None, patch_size: Any = None) -> None:
         """Change the size of images, in pixels, as the host does; stages take it over."""
         super().set_input_size(img_size=img_size, patch_size=patch_size)
-        grid = tuple(self.patch_embed.grid_size)
+        grid = patch_grid(self)
         for stage in stages_by_block(self).values():
             stage.respecify(replace(stage.spec, grid=grid))
 

@@ -19,7 +19,8 @@ Count = Any
 
 def has_cls(model: nn.Module) -> bool:
     """Return whether the first token of a timm ViT is a CLS token."""
-    return getattr(model, "cls_token", None) is not None
+    owner = getattr(model, "embeds", model)  # of timm's `NaFlexVit`
+    return getattr(owner, "cls_token", None) is not None
 
 
 @dataclass(frozen=True, kw_only=True)

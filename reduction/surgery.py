@@ -5,7 +5,7 @@ from typing import Any
 
 import timm
 from timm.layers import PatchDropout, PatchDropoutWithIndices
-from timm.models import VisionTransformer
+from timm.models import NaFlexVit, VisionTransformer
 
 from reduction.block import with_open
 from reduction.hosts import KINDS, host_kind, reduced_class
@@ -17,6 +17,7 @@ from reduction.rope import ANGLES
 from reduction.schedule import Amount, KeepRate, MethodOptions, Removals, make_schedule
 from reduction.stage import Stage, has_cls
 
+DROPOUTS = (PatchDropout, PatchDropoutWithIndices)
 _ADDED = ("method", "options", "amount", "reduction_loc", "chose_blocks")
 
 
@@ -69,7 +70,8 @@ def reduce(
     host_class: type = type(vit)
     model = shallow_copy(vit)
     model.__class__ = reduced_class(host_class)
-    model.patch_embed = with_product(vit.patch_embed)
+    if not isinstance(vit, NaFlexVit):
+        model.patch_embed = with_product(vit.patch_embed)
     model.method, model.options = name, options
     install(model, stages)
     model.chose_blocks = reduction_loc is not None
@@ -86,7 +88,8 @@ def unreduce(model: ReducedVisionTransformer) -> VisionTransformer:
     check_reduced(model)
     host = shallow_copy(model)
     host.__class__ = model.host_class
-    host.patch_embed = with_convolution(model.patch_embed)
+    if not isinstance(host, NaFlexVit):
+        host.patch_embed = with_convolution(model.patch_embed)
     host.blocks = with_open(model.blocks, set())
     for name in ("stages", *_ADDED):
         delattr(host, name)
@@ -163,7 +166,7 @@ def _check_kind(vit: object) -> None:
 
 
 def _check_host(vit: VisionTransformer, method: str, stage_class: type[Stage]) -> None:
-    if stage_class.needs_grid and isinstance(getattr(vit, "patch_drop", None), PatchDropout):
+    if stage_class.needs_grid and isinstance(getattr(vit, "patch_drop", None), DROPOUTS):
         raise ValueError(f"host has patch dropout, but must keep all patches for {method}")
     _check_places(vit)
     if stage_class.pads and vit.global_pool in ("", "prr"):

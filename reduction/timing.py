@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
+from reduction.host_input import image_size
 from reduction.model import ReducedVisionTransformer
 from reduction.surgery import unreduce
 
@@ -265,7 +266,7 @@ def _batches(
     weight = next(model.parameters())
     if images is None:
         generator = torch.Generator().manual_seed(0)
-        size = (batch_size, model.in_chans, *model.patch_embed.img_size)
+        size = (batch_size, model.in_chans, *image_size(model))
         images = torch.randn(size, generator=generator)
     if len(images) < batch_size:
         raise ValueError(f"there are {len(images)} images, but must be at least {batch_size}")

@@ -3,6 +3,7 @@
 import torch
 
 import reduction
+from reduction.stage import has_cls
 
 LEAVE_AS_IT_IS = sorted({*reduction.METHODS} - {"ats", "gtp", "sit", "patchmerger", "sinkhorn"})
 """Methods that, asked for nothing, compute what the host does."""
@@ -15,7 +16,7 @@ AFTER = {"topk", "ats"}
 def reduced(host, method, **changes):
     """Reduce a host at two blocks; without a CLS token, by the attention received."""
     torch.manual_seed(1)
-    if reduction.METHODS[method].needs_cls and host.cls_token is None:
+    if reduction.METHODS[method].needs_cls and not has_cls(host):
         changes = {"score": "received"} | changes
     return reduction.reduce(host, method, **{"reduction_loc": (1, 2)} | changes)
 

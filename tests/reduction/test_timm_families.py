@@ -58,7 +58,7 @@ def test_the_example_of_a_kind(row):
 def test_other_designs_are_refused(name):
     with torch.device("meta"):
         model = timm.create_model(name)
-    kinds = "VisionTransformer, Eva, Beit or VisionTransformerRelPos"
+    kinds = "VisionTransformer, Eva, NaFlexVit, Beit or VisionTransformerRelPos"
     with pytest.raises(TypeError, match=f"but must be a timm {kinds}$"):
         reduction.reduce(model, "topk")
 
