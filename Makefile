@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --dist loadfile --numprocesses
 INSTALLED := $(VENV)/.installed
 DOCS_VENV := .venv-docs
 DOCS_INSTALLED := $(DOCS_VENV)/.installed
@@ -34,13 +34,13 @@ study: $(INSTALLED)
 	@$(BIN)/python experiments/full_grid.py $(ARGS)
 
 test: $(INSTALLED)
-	@$(PYTEST) -m 'not slow' $(ARGS)
+	@$(PYTEST) 2 -m 'not slow' $(ARGS)
 
 # That release leaves files open for the garbage collector, of which pytest would make errors.
 test-ray-oldest: export PYTHONPATH := $(CURDIR)/$(RAY_FOLDER)
 test-ray-oldest: $(INSTALLED) $(RAY_FOLDER)/ray
 	@$(BIN)/python -c 'import ray; assert ray.__version__ == "$(RAY_OLDEST)", ray.__version__'
-	@$(PYTEST) -W ignore::pytest.PytestUnraisableExceptionWarning -W ignore::ResourceWarning \
+	@$(PYTEST) 2 -W ignore::pytest.PytestUnraisableExceptionWarning -W ignore::ResourceWarning \
 	  $(RAY_TESTS) $(ARGS)
 
 $(RAY_FOLDER)/ray: | $(INSTALLED)
@@ -50,8 +50,9 @@ $(RAY_FOLDER)/ray: | $(INSTALLED)
 soak: $(INSTALLED)
 	@OMP_NUM_THREADS=1 $(BIN)/python tests/soak.py
 
+# Three at once on two cores: most of these tests wait for processes of their own.
 test-slow: $(INSTALLED)
-	@$(PYTEST) -m slow $(ARGS)
+	@$(PYTEST) 3 -m slow $(ARGS)
 
 bench: $(INSTALLED)
 	@PYTHONSAFEPATH=1 PYTHONPATH=. OMP_NUM_THREADS=1 $(BIN)/python experiments/benchmarks/suite.py $(ARGS)

@@ -15,30 +15,11 @@ from launching import (
     assert_gone,
     assert_resumed,
     assert_tidy,
-    listening,
-    training_processes,
 )
 
 from orchestrator.interrupts import ONE_REQUEST_SECONDS
-from orchestrator.store.stored_cell import CellState
 
 pytestmark = pytest.mark.slow
-
-DISTILLING = {
-    "name": "distilling",
-    "defaults": STUDY["defaults"],
-    "grids": [
-        {
-            "dataset": ["digits"],
-            "capacity": ["tiny"],
-            "method": ["dynamicvit"],
-            "keep_rate": [0.7, 0.9],
-        }
-    ],
-    "recipes": {"everything": STUDY["recipes"]["everything"] | {"distillation": "dynamicvit"}},
-    "measure": STUDY["measure"],
-}
-"""Two students, and a teacher that no grid has, of 2 epochs each."""
 
 STEPS = 30
 """Of each cell of `launching.STUDY`, in two epochs."""
@@ -46,20 +27,6 @@ STEPS = 30
 SHARING = STUDY | {
     "recipes": {"everything": STUDY["recipes"]["everything"] | {"shared_input": True}}
 }
-
-TWO_WORKERS = STUDY | {
-    "name": "two_workers",
-    "grids": [STUDY["grids"][1] | {"method": ["topk"]}],
-    "resources": {"tiny": {"cpu": 0.5, "workers": 2}},
-}
-
-
-@pytest.fixture(scope="module")
-def taught(tmp_path_factory) -> Launch:
-    """Return the launch of teacher and students that nobody disturbed."""
-    launch = Launch(tmp_path_factory.mktemp("taught"), study=DISTILLING)
-    launch.end(0)
-    return launch
 
 
 def test_kills_at_random_steps_cost_nothing(tmp_path, undisturbed, gate):
@@ -186,115 +153,3 @@ def test_signals_stop_in_mid_epoch_and_say_how_to_resume(tmp_path, undisturbed, 
     assert_gone(loading)
     assert_tidy(launch)
     assert_resumed(tmp_path, undisturbed, launch.results())
-
-
-def test_a_cell_that_raises_fails_alone_and_can_be_retried(tmp_path):
-    images = tmp_path / "data" / "folder"
-    from PIL import Image
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
-    for split, start in (("train", 0), ("val", 100)):
-        for index in range(start, start + 96):
-            name = images / split / str(digits.target[index]) / f"{index}.png"
-            name.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray((digits.images[index] * 15).astype("uint8")).save(name)
-    broken = next(iter(sorted((images / "train" / "0").iterdir())))
-    whole = broken.read_bytes()
-    broken.write_bytes(whole[: len(whole) // 2])
-    grid = {"capacity": ["tiny"], "method": ["topk"], "keep_rate": [0.5]}
-    study = STUDY | {
-        "grids": [grid | {"dataset": ["folder"]}, grid | {"dataset": ["digits"]}],
-    }
-
-    launch = Launch(tmp_path, "--data", str(tmp_path / "data"), study=study)
-    launch.end(1)
-    failed, done = sorted(launch.store.cell_ids(), key=lambda cell: cell.startswith("digits"))
-    assert launch.store.cell(done).state() is CellState.DONE
-    stored = launch.store.cell(failed)
-    assert stored.state() is CellState.FAILED
-    assert "UnreadableImage" in stored.error()
-    assert str(broken) in stored.error()
-    attempts = [entry for entry in stored.log() if "attempt" in entry]
-    assert [entry["event"] for entry in attempts] == ["attempt failed"] * 2 + ["failed"]
-    assert all(str(broken) in entry["error"] for entry in attempts)
-    console = launch.console
-    assert f"failed: {failed}: " in console
-    assert str(stored.error_file) in console
-    assert_tidy(launch)
-
-    broken.write_bytes(whole)
-    again = Launch(tmp_path, "--data", str(tmp_path / "data"), "--retry-failed", study=study)
-    again.end(0)
-    assert again.store.cell(failed).state() is CellState.DONE
-
-
-def teacher_and_students(launch: Launch) -> tuple[str, list[str]]:
-    """Return the cells' ids."""
-    *students, teacher = launch.store.cell_ids()
-    assert teacher.startswith("digits-deit-")
-    return teacher, students
-
-
-def test_a_killed_driver_costs_nothing_while_students_wait_or_learn(tmp_path, taught, gate):
-    """The first kill is in the midst of the teacher, the second in that of a student.
-
-    A second driver is refused until the first is dead: both have a Ray, and share the storage.
-    """
-    for method in ("deit", "dynamicvit"):
-        gate.close(after=1, cells=f"*-{method}-*")
-        launch = Launch(tmp_path, study=DISTILLING, env=gate.env)
-        launch.wait_for_step(1, f"*-{method}-*")
-        if method == "deit":
-            assert_alone(launch, Launch(tmp_path, study=DISTILLING))
-        launch.process.kill()
-        launch.end()
-        teacher, students = teacher_and_students(launch)
-        learning = any(launch.store.cell(cell).log() for cell in students)
-        assert learning is launch.store.cell(teacher).is_trained() is (method == "dynamicvit")
-    assert_resumed(tmp_path, taught.weights(), launch.results(), study=DISTILLING)
-
-
-def assert_alone(first: Launch, second: Launch) -> None:
-    """The second launch is refused in one line that names the first, which goes on."""
-    second.end(2)
-    refusal = second.console.strip()
-    assert f"is being run by process {first.process.pid} on {os.uname().nodename}" in refusal
-    assert len(refusal.splitlines()) == 1
-    assert first.process.poll() is None
-
-
-def test_a_damaged_teacher_is_trained_again_for_the_next_student(taught):
-    """Its weights come out the same, and the student that was trained stays as it was."""
-    before, results = taught.weights(), taught.results()
-    teacher, (trained, lost) = teacher_and_students(taught)
-    weights = taught.store.cell(teacher).path / "best" / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-1])
-    taught.store.cell(lost).discard_training()
-    again = Launch(taught.store.path.parent, "--only", lost, study=DISTILLING)
-    again.end(0)
-    console = again.console
-    assert f"{weights} is damaged" in console
-    assert f"also selected because selected cells learn from them: {teacher}" in console
-    assert again.weights() == before
-    assert again.results()[trained] == results[trained]
-    assert again.results()[lost] > again.results()[teacher] > results[teacher]
-
-
-def test_a_killed_worker_of_several_costs_nothing(tmp_path, gate):
-    (tmp_path / "undisturbed").mkdir()
-    undisturbed = Launch(tmp_path / "undisturbed", study=TWO_WORKERS)
-    undisturbed.end(0)
-    gate.close(after=1)
-    launch = Launch(tmp_path, study=TWO_WORKERS, env=gate.env)
-    launch.wait_for_step(1)
-    workers = training_processes(launch.process.pid, "Rank")
-    assert len(workers) == 2
-    assert [where for where in listening(launch.process.pid) if not where.is_loopback] == []
-    os.kill(workers[-1], signal.SIGKILL)
-    gate.open()
-    launch.end(0)
-    assert launch.weights() == undisturbed.weights()
-    (failed,) = (line for line in launch.log() if '"attempt failed"' in line)
-    assert "(counted from 0) of the cell died" in failed
-    assert_tidy(launch)
