@@ -17,7 +17,7 @@ RAY_TESTS := $(addprefix tests/orchestrator/, cluster training/test_tune_interna
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help study test test-slow test-ray-oldest soak bench check docs reference format clean
+.PHONY: help study test test-slow test-ray-oldest soak bench gpu-proof check docs reference format clean
 
 help:
 	@echo 'make study      run the embedded demo study end to end; again, to go on with it'
@@ -25,6 +25,7 @@ help:
 	@echo 'make test-ray-oldest  run what depends on Ray with the oldest that is supported'
 	@echo 'make soak       inject random faults into a small study; see docs/reliability.md'
 	@echo 'make bench      run the benchmarks and compare with their last run here'
+	@echo 'make gpu-proof  prove on a GPU what only a GPU can show; without one, rehearse it on the CPU'
 	@echo 'make check      lint, format, types and the direction of dependencies'
 	@echo 'make docs       build the documentation site with the API reference into site/'
 	@echo 'make reference  write tables of study-file keys into docs/, and the JSON schema, from the code'
@@ -56,6 +57,10 @@ test-slow: $(INSTALLED)
 
 bench: $(INSTALLED)
 	@PYTHONSAFEPATH=1 PYTHONPATH=. OMP_NUM_THREADS=1 $(BIN)/python experiments/benchmarks/suite.py $(ARGS)
+
+# Any Python with torch and timm: a machine that was lent may have no network to install from.
+gpu-proof:
+	@$(firstword $(wildcard $(BIN)/python) $(PYTHON)) -m experiments.gpu_proof $(ARGS)
 
 check: $(INSTALLED)
 	@$(BIN)/ruff check .

@@ -27,8 +27,8 @@ import platform
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
-import plotly.graph_objects as go
 import timm
 import torch
 from torch import Tensor, nn
@@ -36,6 +36,9 @@ from torch import Tensor, nn
 import reduction
 from experiments.benchmarks.results import CLOCKS, environment, line, option_parser, write
 from reduction.timing import MIB, peak_memory, synchronise
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
 Forward = Callable[[Tensor], Tensor]
 Clock = Callable[[], float]
@@ -185,8 +188,10 @@ def machine(options: argparse.Namespace) -> dict[str, object]:
     return environment(options) | {"device_name": name}
 
 
-def plot(rows: list[SpeedRow]) -> go.Figure:
+def plot(rows: list[SpeedRow]) -> "go.Figure":
     """Draw the speed-up over the work saved; on the diagonal all work saved is time saved."""
+    import plotly.graph_objects as go  # To measure, it need not be installed.
+
     figure = go.Figure()
     for method in dict.fromkeys(row.method for row in rows):
         own = [row for row in rows if row.method == method]

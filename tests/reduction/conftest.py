@@ -1,20 +1,14 @@
 """The reference host, images and arrays, made with the published study's own code."""
 
-from pathlib import Path
+from functools import partial
 
-import numpy as np
 import pytest
 import timm
 import torch
+from reference_cases import GOLDENS, load, load_extras, reference_host
 
-GOLDENS = Path(__file__).parents[1] / "data" / "goldens"
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 collect_ignore = [] if "cuda" in DEVICES else ["test_cuda.py"]
-
-
-def load(name):
-    with np.load(GOLDENS / name) as archive:
-        return {key: archive[key] for key in archive.files}
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -68,17 +62,10 @@ def reference_extras():
     return {key: torch.from_numpy(value) for key, value in load("extras_A.npz").items()}
 
 
-@pytest.fixture(scope="session")
-def load_extras(reference_extras):
+@pytest.fixture(scope="session", name="load_extras")
+def _load_extras(reference_extras):
     """Function that gives a model's stages the reference arrays' parameters of that name."""
-
-    def load_into(model, name):
-        for index, stage in enumerate(model.stages):
-            for key, parameter in stage.named_parameters():
-                value = reference_extras[f"{name}.stage{index}.{key}"]
-                parameter.data = value[: parameter.shape[0]].clone()
-
-    return load_into
+    return partial(load_extras, reference_extras)
 
 
 @pytest.fixture(scope="session")
@@ -114,11 +101,6 @@ def small_images():
     return torch.randn(3, 3, 20, 28, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.fixture(scope="session")
-def reference_host():
-    host = timm.models.VisionTransformer(
-        embed_dim=48, depth=12, num_heads=3, num_classes=10, weight_init="skip"
-    )
-    weights = load("backbone_A.npz")
-    host.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()})
-    return host.eval()
+@pytest.fixture(scope="session", name="reference_host")
+def _reference_host():
+    return reference_host()

@@ -1,41 +1,23 @@
 """Decisions under autocast against those in float32, on the reference images."""
 
-import copy
-
 import pytest
 import torch
+from decisions import (
+    BLOCKS,
+    FROM_THE_SAME_TOKENS,
+    METHODS,
+    RATES,
+    WHOLE_MODEL,
+    alike,
+    method_model,
+)
 
 import reduction
 from reduction.model import ReducedVisionTransformer
 
-BLOCKS = (3, 6, 9)
-RATES = (0.25, 0.7)
-METHODS = [name for name in reduction.METHODS if name not in ("deit", "dtem")]
-"""DTEM decides by what it learns: untrained, its similarities are nearly ties."""
-EXTRAS = {"dynamicvit": "dyvit"}
-AS_MADE = ("cropr",)
-"""Methods without parameters among the study's arrays."""
 PRECISIONS = [("cpu", torch.bfloat16)]
 if torch.cuda.is_available():
     PRECISIONS += [("cuda", torch.bfloat16), ("cuda", torch.float16)]
-
-FROM_THE_SAME_TOKENS = 0.99
-# A little below what was measured in bfloat16 (docs/benchmarks.md): the host's features differ, and
-# how products round depends on the device.
-WHOLE_MODEL = dict.fromkeys(METHODS, 0.985) | {
-    "ats": 0.7,
-    "dynamicvit": 0.97,
-    "tome": 0.92,
-    "atc": 0.82,
-    "kmedoids": 0.65,
-    "dpcknn": 0.8,
-    "pitome": 0.43,
-    "tofu": 0.97,
-    "ppt": 0.9,
-    "mctf": 0.8,
-    "diffrate": 0.91,
-    "gtp": 0.97,
-}
 
 BFLOAT16 = [pair for pair in PRECISIONS if pair[1] is torch.bfloat16]
 
@@ -51,44 +33,16 @@ def autocast(precision):
     return lambda enabled: torch.autocast(*precision, enabled=enabled)
 
 
-def alike(trace, other, family):
-    """Decisions of `trace`, whether `other` makes them too: a list of bools over all stages."""
-    same = []
-    for block in trace.stages:
-        if family == "soft":
-            best, second = trace.weights[block].topk(2, dim=1).values.unbind(dim=1)
-            decisive = best > 1.02 * second
-            equal = trace.assignment[block] == other.assignment[block]
-            same += equal[decisive].tolist()
-        elif block in trace.groups:
-            equal = first_members(trace.groups[block]) == first_members(other.groups[block])
-            same += equal.flatten().tolist()
-        else:
-            for kept, others in zip(trace.kept[block], other.kept[block], strict=True):
-                same += torch.isin(kept[kept >= 0], others).tolist()
-    return same
-
-
 def share(same, method):
     """The share of equal decisions; `pytest -rP` shows it."""
     print(f"{method}: {sum(same) / len(same):.3f} of {len(same)} decisions are the same")  # noqa: T201
     return sum(same) / len(same)
 
 
-def first_members(groups):
-    """For every patch the first patch of its group, [B, N0]: a name that depends on no order."""
-    together = groups[:, :, None] == groups[:, None, :]
-    return together.int().argmax(dim=2)
-
-
 @pytest.fixture
-def make_model(precision, reference_host, load_extras):
+def make_model(precision, reference_host, reference_extras):
     def make(method, rate, blocks):
-        host = copy.deepcopy(reference_host)
-        model = reduction.reduce(host, method, keep_rate=rate, reduction_loc=blocks)
-        if method not in AS_MADE:
-            load_extras(model, EXTRAS.get(method, method))
-        return model.to(precision[0])
+        return method_model(method, rate, blocks, reference_host, reference_extras).to(precision[0])
 
     return make
 

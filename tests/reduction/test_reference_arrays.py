@@ -1,52 +1,14 @@
 """Whole models against arrays made with the published study's own code, in both precisions."""
 
 import copy
-from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
+from reference_cases import RUNS, arrays_of, prefix, study_model
 
 import reduction
 from reduction.trace import ReductionTrace
-
-RATES = (0.25, 0.7)
-
-
-class Case(NamedTuple):
-    reference: str
-    """Name in the reference arrays."""
-    method: str
-    extras: str = ""
-    """Name of the method's parameters in the reference arrays."""
-    rates: tuple[float | None, ...] = RATES
-    options: dict = {}  # noqa: RUF012
-
-
-METHOD_CASES = [
-    Case("topk", "topk"),
-    Case("evit", "evit"),
-    Case("ats", "ats"),
-    Case("dyvit", "dynamicvit", "dyvit"),
-    Case("tome", "tome"),
-    Case("kmedoids", "kmedoids"),
-    Case("kmedoids_eq", "kmedoids", options={"equal_weight": True}),
-    Case("dpcknn", "dpcknn", "dpcknn"),
-    Case("dpcknn_eq", "dpcknn", options={"equal_weight": True}),
-    Case("sit", "sit", "sit"),
-    Case("patchmerger", "patchmerger", "patchmerger"),
-    Case("sinkhorn", "sinkhorn", "sinkhorn"),
-    *(Case(f"heuristic_{norm}", norm) for norm in ("l1", "l2", "linf")),
-    *(
-        Case(f"heuristic_{norm}_contig", norm, rates=(None,), options={"schedule": "linear"})
-        for norm in ("l1", "l2", "linf")
-    ),
-]
-RUNS = [(case, rate) for case in METHOD_CASES for rate in case.rates]
-
-
-def prefix(case, rate):
-    return f"{case.reference}/{'' if rate is None else f'kr{rate:.2f}/'}loc3-6-9"
 
 
 def on_cpu(trace):
@@ -59,23 +21,12 @@ def on_cpu(trace):
 
 
 @pytest.fixture(scope="module", params=RUNS, ids=lambda run: prefix(*run))
-def run(request, device, reference_host, reference_images, reference_cases, load_extras):
+def run(request, device, reference_host, reference_images, reference_cases, reference_extras):
     """The case's arrays, the model, and its logits and trace on the reference images."""
     case, rate = request.param
-    host = copy.deepcopy(reference_host)
-    model = reduction.reduce(
-        host, case.method, keep_rate=1.0 if rate is None else rate, **case.options
-    )
-    load_extras(model, case.extras)
-    model.to(device)
     name = prefix(case, rate)
-    arrays = {
-        key.removeprefix(f"{name}/"): value
-        for key, value in reference_cases.items()
-        if key.startswith(f"{name}/")
-    }
-    for stage, first in zip(model.stages, arrays.get("init_index", ()), strict=False):
-        stage.first_token = lambda count, first=int(first): first  # the study's own draw
+    arrays = arrays_of(name, reference_cases)
+    model = study_model(case, rate, reference_host, arrays, reference_extras).to(device)
     with torch.no_grad():
         logits, trace = model.forward_with_trace(reference_images.to(device), weights=True)
     return name, arrays, model, logits.cpu(), on_cpu(trace)
