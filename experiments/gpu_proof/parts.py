@@ -21,6 +21,7 @@ class Part:
 PARTS = (
     Part("reference", "arrays of all methods, float32", 90, "reference"),
     Part("decisions", "decisions in bfloat16 and float16", 90, "low_precision"),
+    Part("clustering", "ATC's kernel against plain code", 60, "clustering"),
     Part("tests", "tests that need the device, without compiling", 120, "device_tests", "plain"),
     Part("finetuning", "training as on a CPU; resuming", 90, "finetuning", "plain"),
     Part("erasing", "pixels erased on the device", 30, "erasing"),

@@ -75,7 +75,7 @@ class Run:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 cwd=ROOT,
-                env=os.environ | {"PYTHONPATH": os.pathsep.join(path)},
+                env=os.environ | {"PYTHONPATH": os.pathsep.join(path)} | self._interpreting(),
                 start_new_session=True,
             )
         try:
@@ -84,6 +84,10 @@ class Run:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+
+    def _interpreting(self) -> dict[str, str]:
+        """Return what has a rehearsal interpret kernels: Triton asks for it when it is imported."""
+        return {"TRITON_INTERPRET": "1"} if self.device == "cpu" else {}
 
     def _ending(self, status: int | None) -> str:
         """Return how it ended, by its status and what it printed last."""
