@@ -38,7 +38,8 @@ def run_study(options: Options, console: Console) -> int:
     interrupts = Interrupts(store.stop_file)
     succeeded = True
     with driving(store.path, say, interrupts.lose), interrupts.handled(), patience(say):
-        store.create(selection.study.model_dump(mode="json") | provenance(), selection.cells)
+        document = selection.study.model_dump(mode="json") | provenance()
+        store.create(document, selection.cells, selection.searches.trials)
         verified = Verified(store.path)
         damaged = _repair(selection, verified, console)
         if _take_over(selection, options, verified, console) or damaged:
@@ -85,7 +86,8 @@ def _preflight(selection: Selection, options: Options, console: Console) -> Esti
 
 def _repair(selection: Selection, verified: Verified, console: Console) -> bool:
     """Remove and name the damaged files of the store; return whether there were any."""
-    damaged = repair_cells(selection.store, selection.cells, verified, console)
+    cells = [*selection.cells, *selection.searches.trials]
+    damaged = repair_cells(selection.store, cells, verified, console)
     verified.save()
     for error in damaged:
         line(console, f"{error}; it will be made again")
@@ -107,7 +109,8 @@ def _conclude(
     store = selection.store
     states = [(cell, cell.state()) for cell in map(selection.stored, selection.selected)]
     failed = [cell for cell, state in states if state is CellState.FAILED]
-    others = set(store.found_ids()) - {cell.id for cell in selection.cells}
+    known = {cell.id for cell in (*selection.cells, *selection.searches.trials)}
+    others = set(store.found_ids()) - known
     if others:
         line(
             console,

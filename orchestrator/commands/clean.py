@@ -87,7 +87,8 @@ class Cleaning:
 
     def orphans(self) -> Iterator[Removal]:
         """Yield cells that the study no longer has, temporary files, and Tune's files."""
-        listed = set(self._store.read_study()["cells"])
+        study = self._store.read_study()
+        listed = {*study["cells"], *study.get("trials", ())}
         for cell_id, files in self._of_cells.items():
             if cell_id in listed:
                 continue

@@ -42,10 +42,11 @@ from trainables.storage.retry import space_left
 def read_status(store: Store) -> Status:
     """Return how far a study is: as its live driver tells, or else as its files do."""
     last, driver = last_status(store), store.driver()
+    ids = [*store.cell_ids(), *store.trial_ids()]
     if last and _tells(last, driver):
-        others = len(store.cell_ids()) - sum(last.states.values())
+        others = len(ids) - sum(last.states.values())
         return last.model_copy(update={"others": others})
-    cells = [store.cell(cell_id) for cell_id in store.cell_ids()]
+    cells = [store.cell(cell_id) for cell_id in ids]
     states = {cell.id: cell.state() for cell in cells}
     waiting = {
         cell.id: teacher

@@ -16,7 +16,7 @@ import yaml
 from orchestrator.errors import UserError
 from orchestrator.store.driver_lock import driver_of
 from orchestrator.store.stored_cell import StoredCell
-from trainables.cell.cell import NAME, Cell
+from trainables.cell.cell import NAME, Cell, is_trial
 from trainables.data.cache_file import cache_folder
 from trainables.storage import layout
 from trainables.storage.files import (
@@ -32,6 +32,8 @@ class StudyRecord(TypedDict, total=False):
     name: Required[str]
     cells: Required[list[str]]
     """Their ids, in the study's order."""
+    trials: list[str]
+    """Ids of the trials that choose values of their recipes, if there are any."""
     versions: dict[str, str]
     """Of Python and of packages."""
     git_commit: str | None
@@ -111,8 +113,17 @@ class Store:
         return StoredCell(layout.cell_folder(self.path, cell_id), eval_keep_rates)
 
     def cell_ids(self) -> list[str]:
-        """Return the ids of the study's cells in its order, then of other cells, sorted."""
-        return [*dict.fromkeys([*self.read_study()["cells"], *self.found_ids()])]
+        """Return the ids of the study's cells in its order, then of other cells, sorted.
+
+        Trials are none of them.
+        """
+        found = (cell_id for cell_id in self.found_ids() if not is_trial(cell_id))
+        return [*dict.fromkeys([*self.read_study()["cells"], *found])]
+
+    def trial_ids(self) -> list[str]:
+        """Return the ids of the study's trials in its order, then of other trials, sorted."""
+        found = filter(is_trial, self.found_ids())
+        return [*dict.fromkeys([*self.read_study().get("trials", []), *found])]
 
     def found_ids(self) -> list[str]:
         """Return the ids of all cells that have a folder, sorted."""
@@ -136,11 +147,16 @@ class Store:
         cells = list(dict.fromkeys([*study["cells"], *cell_ids]))
         self._write({**study, "cells": cells})
 
-    def create(self, document: Mapping[str, object], cells: Sequence[Cell]) -> None:
-        """Write `study.yaml`, which lists the cells, and every cell's `cell.json`."""
-        for cell in cells:
+    def create(
+        self, document: Mapping[str, object], cells: Sequence[Cell], trials: Sequence[Cell] = ()
+    ) -> None:
+        """Write `study.yaml`, which lists cells and trials, and every one's `cell.json`."""
+        for cell in (*cells, *trials):
             self.cell(cell.id).describe(cell)
-        self._write({**document, "cells": [cell.id for cell in cells]})
+        listed = {"cells": [cell.id for cell in cells], "trials": [cell.id for cell in trials]}
+        if not trials:
+            del listed["trials"]
+        self._write({**document, **listed})
 
     def _write(self, document: Mapping[str, object]) -> None:
         text = yaml.dump(dict(document), Dumper=yaml.CSafeDumper, sort_keys=False)
@@ -155,7 +171,7 @@ class Store:
             raise DamagedFileError(path, "it is not valid YAML") from error
         if not isinstance(document, dict) or not {"name", "cells"} <= set(document):
             raise DamagedFileError(path, "it does not say what the study is")
-        for name in document["cells"]:
+        for name in (*document["cells"], *document.get("trials", ())):
             if not re.fullmatch(NAME, str(name)):
                 raise DamagedFileError(path, f"{name!r} is no id of a cell")
         return cast(StudyRecord, document)

@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import cast
 
 from orchestrator.store.evaluation_folder import EvaluationFolder
-from trainables.cell.cell import Cell
+from trainables.cell.cell import Cell, is_trial
 from trainables.cell.cell_folder import CellFolder
 from trainables.cell.json_records import ImportedRun, Metrics, TrainingResult
 from trainables.cell.not_finite import changes_after, changes_in_words
@@ -55,6 +55,11 @@ class StoredCell(CellFolder):
     def id(self) -> str:
         """The cell's id is its folder's name."""
         return self.path.name
+
+    @property
+    def is_trial(self) -> bool:
+        """Whether the cell is trained for a choice alone."""
+        return is_trial(self.id)
 
     def describe(self, cell: Cell) -> None:
         """Write `cell.json`, or write it again if it was damaged."""
@@ -113,7 +118,12 @@ class StoredCell(CellFolder):
         return self._eval_keep_rates
 
     def evaluations(self) -> dict[float | None, EvaluationFolder]:
-        """Return the evaluations to make by keep rate; None stands for the cell's own."""
+        """Return the evaluations to make by keep rate; None stands for the cell's own.
+
+        A trial is evaluated in no other way than while it trains.
+        """
+        if self.is_trial:
+            return {}
         folders: dict[float | None, StorePath] = {None: self.path}
         for rate in self.eval_keep_rates:
             folders[rate] = self.path / layout.RATE_FOLDER.format(rate=rate)
@@ -157,7 +167,8 @@ class StoredCell(CellFolder):
             return None  # As the state tells.
         if not attempts:
             return None
-        return changes_in_words(changes_after(self.cell().recipe, len(attempts))) or None
+        cell = self.cell().tuned(attempts[-1].get("tuned", {}))
+        return changes_in_words(changes_after(cell.recipe, len(attempts))) or None
 
     def forget_attempts(self) -> None:
         """Begin the training anew, as it was asked for, if attempts at it were not finite."""

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -23,6 +24,13 @@ from trainables.loop.adapters import WITHOUT_PEFT, has_peft
 from trainables.models.host import build_host
 from trainables.models.macs import training_macs_an_image
 from trainables.models.teacher import check_distillation
+
+NO_MATTER: Any = {
+    # A teacher has the seed.
+    **dict.fromkeys(("seed", "prerequisite", "tuning", "trial"), True),
+    "recipe": {"lr", "weight_decay"},
+}
+"""What neither the work of cells nor their files depend on, and many trials differ in."""
 
 
 def preflight(selection: Selection, options: Options, console: Console) -> Estimates:
@@ -107,7 +115,7 @@ def forecast(
     hosts: dict[tuple[str, str], VisionTransformer] = {}
     known: dict[str, tuple[float, DiskNeed]] = {}
     for cell in cells:
-        kind = cell.model_dump_json(exclude={"seed", "prerequisite"})  # A teacher has the seed.
+        kind = cell.model_dump_json(exclude=NO_MATTER)
         if kind in known:
             found.macs[cell.id], found.disk[cell.id] = known[kind]
             continue

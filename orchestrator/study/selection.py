@@ -1,15 +1,16 @@
 """What a launch works on: its options, the study, and the cells selected from it."""
 
 from collections.abc import Container, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
 from pathlib import Path
 
 from orchestrator.errors import UserError, not_one_of
-from orchestrator.store.store import Store, waits_for
+from orchestrator.store.store import Store
 from orchestrator.store.stored_cell import CellState, StoredCell
 from orchestrator.study.names import unused_names
 from orchestrator.study.study import Study, added_teachers, expand, load_study
+from orchestrator.study.tuning import Searches, searches_of
 from trainables.cell.cell import Cell
 from trainables.storage.paths import ObjectPath, StorePath, store_path
 
@@ -42,12 +43,25 @@ class Selection:
 
     study: Study
     cells: Sequence[Cell]
+    """What is reported; trials are not among them."""
     selected: Sequence[Cell]
     store: Store
     added: Sequence[Cell] = ()
     """Cells that no grid lists: they only teach others."""
     pulled_in: Sequence[Cell] = ()
     """Selected cells that were not asked for but teach cells that were."""
+    searches: Searches = field(default_factory=Searches)
+    """Choices that cells wait for, and their trials."""
+
+    def waits_for(self, cell: Cell) -> list[str]:
+        """Return the ids of the cells that have to be trained before this one can be."""
+        store = self.store
+        if store.cell(cell.id).is_trained():
+            return []
+        search = self.searches.of(cell.id)
+        trials = [trial.id for trial in search.trials] if search else []
+        wanted = [*trials, *filter(None, [cell.prerequisite])]
+        return [cell_id for cell_id in wanted if not store.cell(cell_id).is_trained()]
 
     def stored(self, cell: Cell) -> StoredCell:
         """Return the folder of a cell, with the evaluations that the study now asks for."""
@@ -66,10 +80,13 @@ class Selection:
         notes = unused_names(self.study)
         if self.added:
             notes.append(f"added as teachers because no grid lists them: {_listed(self.added)}")
-        if self.pulled_in:
+        teachers = [cell for cell in self.pulled_in if not cell.trial]
+        if teachers:
             notes.append(
-                f"also selected because selected cells learn from them: {_listed(self.pulled_in)}"
+                f"also selected because selected cells learn from them: {_listed(teachers)}"
             )
+        if trials := len(self.pulled_in) - len(teachers):
+            notes.append(f"also selected to choose values of recipes: {trials} trials")
         return notes
 
     def untrained(self) -> list[Cell]:
@@ -97,16 +114,20 @@ def select(options: Options) -> Selection:
         raise UserError(
             f"{study.name} has no cells: give it grids, or import runs into {store.path}"
         )
+    searches = searches_of(study)
     selected = [
         cell
-        for cell in cells
+        for cell in [*cells, *(searches.trials if options.only else ())]
         if _matches(cell.id, options.only)
         and not (cell.imported and store.cell(cell.id).state() is CellState.RECORDED)
     ]
     if options.only and not selected:
         raise UserError(f"--only {' '.join(options.only)} matches none of the {len(cells)} cells")
     return with_teachers(
-        Selection(study, cells, selected, store, added=added_teachers(study)), options
+        Selection(
+            study, cells, selected, store, added=added_teachers(study), searches=searches
+        ),
+        options,
     )
 
 
@@ -136,18 +157,23 @@ def _check_storage(storage: StorePath) -> None:
 
 
 def with_teachers(selection: Selection, options: Options) -> Selection:
-    """Add the untrained teachers of the untrained cells, if the launch trains."""
+    """Add what the untrained cells wait for, teachers and trials, if the launch trains."""
     if "train" not in options.phases:
         return selection
-    store = selection.store
+    everything = [*selection.cells, *selection.searches.trials]
+    by_id = {cell.id: cell for cell in everything}
     asked_for = selection.without({cell.id for cell in selection.pulled_in}).selected
-    waited_for = {waits_for(store, cell) for cell in asked_for} - {None}
-    pulled_in = waited_for - {cell.id for cell in asked_for}
-    taken = pulled_in | {cell.id for cell in asked_for}
+    taken = {cell.id for cell in asked_for}
+    left = list(asked_for)
+    while left:
+        waited_for = set(selection.waits_for(left.pop())) - taken
+        taken |= waited_for
+        left += [by_id[cell_id] for cell_id in waited_for]
+    pulled_in = taken - {cell.id for cell in asked_for}
     return replace(
         selection,
-        selected=[cell for cell in selection.cells if cell.id in taken],
-        pulled_in=[cell for cell in selection.cells if cell.id in pulled_in],
+        selected=[cell for cell in everything if cell.id in taken],
+        pulled_in=[cell for cell in everything if cell.id in pulled_in],
     )
 
 

@@ -12,9 +12,11 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    SerializerFunctionWrapHandler,
     ValidationError,
     ValidationInfo,
     field_validator,
+    model_serializer,
     model_validator,
 )
 
@@ -34,6 +36,7 @@ from orchestrator.study.study_file import Fields, apply_setting, find_study_file
 from reduction import METHODS
 from reduction.methods import method_class
 from trainables.cell.cell import BUDGETS, Cell, Removed
+from trainables.cell.tuning import Tuning
 from trainables.data import DATASETS, is_dataset
 from trainables.measuring.settings import MeasureSettings
 from trainables.recipe import Recipe
@@ -160,6 +163,14 @@ class Study(StrictModel):
     """What a cell reserves, by capacity."""
     measure: MeasureSettings = MeasureSettings()
     """How the cells' models are measured for speed."""
+    tuning: dict[str, Tuning] = {}
+    """How values of recipes are chosen before their cells train, by the recipe's name."""
+
+    @model_serializer(mode="wrap")
+    def _without_tuning(self, fields: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave `tuning` out where there is none: earlier studies have no such key."""
+        found: dict[str, Any] = fields(self)
+        return {name: value for name, value in found.items() if name != "tuning" or value}
 
     def reserved(self, capacity: str) -> Resources:
         """Return what a trial of this capacity reserves."""
@@ -185,6 +196,9 @@ def load_study(name_or_file: str, settings: Sequence[str] = ()) -> Study:
     except ValidationError as error:
         raise UserError(one_line(error, str(path))) from error
     study = with_shipped_recipes(study)
+    for name in study.tuning:
+        if name not in study.recipes:
+            raise not_one_of(f"{path}: the recipe in tuning", name, study.recipes)
     if wrong := wrong_overrides(study):
         raise UserError(f"{path}: {'; '.join([*wrong, *unused_names(study)])}")
     _check_resources(study, settings)
@@ -224,6 +238,19 @@ def added_teachers(study: Study) -> list[Cell]:
     """
     cells, teachers = _cells_and_teachers(study)
     return [teacher for cell_id, teacher in teachers.items() if cell_id not in cells]
+
+
+def by_recipe(study: Study) -> dict[str, list[Cell]]:
+    """Return all cells of the study by the name of their recipe, each cell once.
+
+    Raises:
+        UserError: A name, a value or a recipe in the study is not allowed.
+    """
+    found: dict[str, dict[str, Cell]] = {}
+    for grid in study.grids:
+        cells, teachers = _cells_and_teachers(study.model_copy(update={"grids": [grid]}))
+        found.setdefault(grid.recipe or study.defaults.recipe, {}).update(cells | teachers)
+    return {name: list(cells.values()) for name, cells in found.items()}
 
 
 def _cells_and_teachers(study: Study) -> tuple[dict[str, Cell], dict[str, Cell]]:
@@ -306,12 +333,12 @@ def _check_own_method(place: str, origin: str) -> None:
 def _cell_and_teacher(
     study: Study, identity: Fields, grid: Grid, origin: str
 ) -> tuple[Cell, Cell | None]:
-    recipe = _recipe(study, grid.recipe, identity)
+    recipe, tuning = _recipe(study, grid.recipe, identity), study.tuning.get(grid.recipe)
     if not recipe.taught_by_baseline:
-        return _cell(identity, grid, recipe, None, origin), None
+        return _cell(identity, grid, recipe, None, tuning, origin), None
     teacher = _baseline(study, identity, grid, origin)
     _check_start(recipe, teacher, origin)
-    return _cell(identity, grid, recipe, teacher, origin), teacher
+    return _cell(identity, grid, recipe, teacher, tuning, origin), teacher
 
 
 def _cell(
@@ -319,6 +346,7 @@ def _cell(
     grid: Grid,
     recipe: Recipe,
     teacher: Cell | None,
+    tuning: Tuning | None,
     origin: str,
 ) -> Cell:
     if identity["method"] == BASELINE_METHOD:
@@ -333,6 +361,7 @@ def _cell(
                 "eval_keep_rates": grid.eval_keep_rates,
                 "recipe": recipe,
                 "prerequisite": teacher.id if teacher else None,
+                "tuning": tuning,
             }
         )
     except ValidationError as error:
@@ -344,7 +373,7 @@ def _baseline(study: Study, identity: Fields, grid: Grid, origin: str) -> Cell:
     identity = identity | {"method": BASELINE_METHOD}
     recipe = _recipe(study, grid.recipe, identity).model_copy(update={"distillation": "none"})
     plain = grid.model_copy(update={"options": {}, "eval_keep_rates": []})
-    return _cell(identity, plain, recipe, None, origin)
+    return _cell(identity, plain, recipe, None, study.tuning.get(grid.recipe), origin)
 
 
 def _check_start(recipe: Recipe, teacher: Cell, origin: str) -> None:

@@ -53,6 +53,8 @@ def left_to_do(selection: Selection, options: Options, context: Context) -> Rema
     """Return what is left of the phases that are asked for, except of the report."""
     cells = stored_cells(selection)
     states = {cell.id: cell.state() for cell in cells}
+    trials = [cell for cell in selection.selected if cell.trial]
+    states |= {cell.id: selection.stored(cell).state() for cell in trials}
     unfinished = [cell for cell in selection.selected if states[cell.id] is not CellState.DONE]
     trained = {cell.id for cell in unfinished if selection.store.cell(cell.id).result()}
     train = [cell for cell in unfinished if cell.id not in trained and not cell.imported]
@@ -94,7 +96,8 @@ def report_is_left(selection: Selection, context: Context) -> bool:
 def _to_measure(selection: Selection, train: Container[str]) -> list[SpeedJob]:
     """Return what is to be measured once these cells are trained."""
     store = selection.store
-    left = jobs(selection.selected, selection.study.measure, Measurements(store.measurements))
+    reported = [cell for cell in selection.selected if not cell.trial]
+    left = jobs(reported, selection.study.measure, Measurements(store.measurements))
     return [
         job
         for job in left

@@ -35,7 +35,7 @@ def expected(
         macs: Multiply-accumulates of each cell's training, by id.
     """
     store = selection.store
-    trained = trained_rates(store, selection.cells)
+    trained = trained_rates(store, [*selection.cells, *selection.searches.trials])
     calibrated = calibrated_rates(Calibrations(store.calibrations), cells)
     return expected_seconds(macs, cells, trained, calibrated)
 

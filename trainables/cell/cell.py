@@ -5,20 +5,23 @@ import json
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import cached_property
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
+    SerializerFunctionWrapHandler,
     TypeAdapter,
     ValidationError,
     field_validator,
+    model_serializer,
     model_validator,
 )
 
 from reduction.schedule import Amount, MethodOptions, make_schedule
+from trainables.cell.tuning import Tuning, Values, with_values
 from trainables.recipe import Recipe
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
@@ -31,6 +34,10 @@ OWN_METHOD = r"^[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_.]*$"
 
 NOT_ALWAYS_THERE = ("tokens", "r", "prerequisite", "imported")
 """Fields that cells have had since their ids were first given: None leaves the id as it was."""
+OF_TUNING = ("tuning", "trial")
+"""Fields that only cells of studies with a section `tuning` have, also in `cell.json`."""
+TRIAL = "trial"
+"""Stands before the hash in the id of a cell that is trained for a choice alone."""
 BUDGETS = Amount._fields
 """Fields of a cell's budget, of which it has one."""
 
@@ -99,6 +106,17 @@ class Cell(BaseModel):
     """Id of the cell that is trained first, because its best weights teach this one."""
     imported: str | None = None
     """ENTITY/PROJECT/RUN of the W&B run that trained it elsewhere; None: it is trained here."""
+    tuning: Tuning | None = None
+    """How values of its recipe are chosen before it trains; `recipe` is that before the choice."""
+    trial: Literal["none", "asha", "teacher"] | None = None
+    """What a cell is trained for that is no result: for a choice, under this scheduler, or as the
+    teacher of such cells."""
+
+    @model_serializer(mode="wrap")
+    def _without_tuning(self, fields: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave `OF_TUNING` out where there is none."""
+        found: dict[str, Any] = fields(self)
+        return {name: x for name, x in found.items() if x is not None or name not in OF_TUNING}
 
     @field_validator("reduction_loc")
     @classmethod
@@ -180,8 +198,11 @@ class Cell(BaseModel):
         The hash covers everything that changes the outcome and nothing that does not (paths,
         resources, worker counts), so that the same cell in two studies is the same cell. That of
         an imported cell covers its run, so that it is never the same as one that is trained here.
+        That of a tuned cell covers how values are searched, not which are found. In the id of a
+        trial, `trial-` stands before the hash.
         """
-        return f"{self._name}-s{self.seed}-{_hashed(self._outcome())}"
+        trial = f"{TRIAL}-" if self.trial else ""
+        return f"{self._name}-s{self.seed}-{trial}{_hashed(self._outcome())}"
 
     @cached_property
     def series(self) -> str:
@@ -216,6 +237,21 @@ class Cell(BaseModel):
             if identity[name] is None:
                 del identity[name]
         return identity | self.recipe.outcome()
+
+    def with_recipe(self, recipe: Recipe) -> Self:
+        """Return the cell with another recipe, under the id that it has with its own."""
+        changed = self.model_copy(update={"recipe": recipe})
+        changed.__dict__["id"] = self.id  # Otherwise it would follow from the changed recipe.
+        return changed
+
+    def tuned(self, chosen: Values) -> Self:
+        """Return the cell with the values that were chosen for its recipe, under its own id."""
+        return self.with_recipe(with_values(self.recipe, chosen)) if chosen else self
+
+
+def is_trial(cell_id: str) -> bool:
+    """Tell whether an id is that of a cell that is trained for a choice alone."""
+    return cell_id.split("-")[-2:-1] == [TRIAL]
 
 
 def _hashed(outcome: dict[str, object]) -> str:

@@ -4,7 +4,7 @@ Their keys are public and explained in `docs/tables.md`. Records of earlier vers
 cells have fewer of them.
 """
 
-from typing import TypedDict
+from typing import Any, NotRequired, TypedDict
 
 
 class BestRecord(TypedDict, total=False):
@@ -16,6 +16,8 @@ class BestRecord(TypedDict, total=False):
     epoch: int
     source: str
     """`model` or `ema`."""
+    loss: float
+    """Mean over images; of trials of a tuning alone."""
 
 
 class Attempt(TypedDict):
@@ -29,6 +31,8 @@ class Attempt(TypedDict):
     """The optimiser step at which it began."""
     step: int
     """Optimiser steps before the one at which it ended."""
+    tuned: NotRequired[dict[str, Any]]
+    """Values that were chosen for its recipe, where some were."""
     found: dict[str, float | str]
     """Terms of the loss and norms by name; what JSON has no number for is text."""
 
@@ -60,6 +64,12 @@ class TrainingResult(TypedDict, total=False):
     """What the fallback recipe changed, {} where none was needed."""
     macs: float
     """Multiply-accumulates of the training."""
+    tuned: dict[str, Any]
+    """Values that were chosen for the recipe: field -> value; of tuned cells alone."""
+    loss: float | None
+    """Of the best epoch's weights, on the images that chose it; of trials alone, as is the next."""
+    stopped: bool
+    """Whether it was stopped before its last epoch."""
 
 
 class Shortage(TypedDict):

@@ -40,9 +40,7 @@ def is_last_attempt(recipe: Recipe, attempts: int) -> bool:
 
 def with_changes(cell: Cell, changes: Changes) -> Cell:
     """Return the cell with a changed recipe, under the id that it has with its own."""
-    changed = cell.model_copy(update={"recipe": cell.recipe.model_copy(update=changes)})
-    changed.__dict__["id"] = cell.id  # Otherwise it would follow from the changed recipe.
-    return changed
+    return cell.with_recipe(cell.recipe.model_copy(update=changes))
 
 
 class NonFiniteError(RuntimeError):

@@ -6,13 +6,14 @@ from functools import cached_property
 from typing import Any, Literal, Self
 
 from reduction.methods import method_class
-from trainables.cell.cell import Cell
+from trainables.cell.cell import OF_TUNING, Cell
 from trainables.storage.files import digest
 
 Precision = Literal["auto", "bf16", "fp16", "off"]
 
 NO_MATTER = frozenset(
     {"dataset", "capacity", "seed", "recipe", "eval_keep_rates", "prerequisite", "imported"}
+    | set(OF_TUNING)
 )
 """Fields of a cell that no forward pass depends on, beside the host that they name."""
 
