@@ -209,9 +209,19 @@ def status(
 
 
 @app.command()
-def cells(storage: Storage) -> None:
+def cells(
+    storage: Storage,
+    tuning: Annotated[
+        bool, typer.Option("--tuning", help="List the trials that choose values of recipes.")
+    ] = False,
+) -> None:
     """List every cell with its state and accuracy."""
     store = find_study(storage_path(storage))
+    if tuning:
+        from orchestrator.commands.tuning import trials_table
+
+        new_console().print(trials_table(store))
+        return
     new_console().print(cells_table(store, [store.cell(cell_id) for cell_id in store.cell_ids()]))
 
 

@@ -25,7 +25,7 @@ from orchestrator.study.estimates import DiskPeak, Estimates
 from orchestrator.study.selection import Options, Selection
 from orchestrator.study.work import Remaining, stored_cells
 from orchestrator.training.calibrating import Calibrating, Calibrations
-from orchestrator.training.endings import TEACHER_FAILED
+from orchestrator.training.endings import GIVEN_UP
 from orchestrator.training.evaluations import Evaluations
 from orchestrator.training.expected import expected
 from orchestrator.training.experiment import TuneExperiment
@@ -162,6 +162,7 @@ class ClusterPhases:
             weights=self.options.weights,
             tried_once=frozenset() if self.options.retry_failed else frozenset(failed),
             max_concurrent=self.options.max_concurrent,
+            searches=self.selection.searches,
         ).run(self.work.train, self.context, evaluations)
 
     def _compare(self, cluster: Cluster) -> bool:
@@ -190,7 +191,7 @@ class ClusterPhases:
 
 def _has_failed(cell: StoredCell) -> bool:
     """Return whether a cell has used up attempts of its own."""
-    return cell.error() is not None and cell.last_event() != TEACHER_FAILED
+    return cell.error() is not None and cell.last_event() not in GIVEN_UP
 
 
 @contextmanager

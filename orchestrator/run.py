@@ -12,6 +12,7 @@ from orchestrator.launch import Launch
 from orchestrator.provenance import provenance
 from orchestrator.store.driver_lock import driving
 from orchestrator.store.saving import saved_in_words
+from orchestrator.store.searches import write_searches
 from orchestrator.store.stored_cell import CellState
 from orchestrator.store.verified import Verified
 from orchestrator.study.estimates import Estimates
@@ -40,6 +41,7 @@ def run_study(options: Options, console: Console) -> int:
     with driving(store.path, say, interrupts.lose), interrupts.handled(), patience(say):
         document = selection.study.model_dump(mode="json") | provenance()
         store.create(document, selection.cells, selection.searches.trials)
+        write_searches(store, selection.searches.all)
         verified = Verified(store.path)
         damaged = _repair(selection, verified, console)
         if _take_over(selection, options, verified, console) or damaged:

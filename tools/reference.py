@@ -21,6 +21,7 @@ from orchestrator.study.shipped_recipes import BASE, shipped_recipes
 from orchestrator.study.study import OVERRIDDEN_BY, Grid, Resources, Study
 from reduction import METHODS
 from trainables.cell.cell import OWN_METHOD
+from trainables.cell.tuning import TriedAt, Tuning
 from trainables.data import DATASETS, NAMED
 from trainables.measuring.settings import MeasureSettings
 from trainables.recipe import Recipe
@@ -30,7 +31,8 @@ DOCUMENT = ROOT / "docs" / "study-files.md"
 SCHEMA = ROOT / "experiments" / "studies" / "study.schema.json"
 TABLE = re.compile(r"(?<=<!-- keys: )([A-Z]\w+(?:\.\w+)?)( -->\n).*?(?=<!-- end -->)", re.DOTALL)
 MODELS: Mapping[str, type[BaseModel]] = {
-    model.__name__: model for model in (Study, Grid, Resources, MeasureSettings, Recipe)
+    model.__name__: model
+    for model in (Study, Grid, Resources, MeasureSettings, Tuning, TriedAt, Recipe)
 }
 PARTS = {
     "start": "host",
@@ -57,6 +59,7 @@ LINKS = {
     "Processes that train a cell together": "running.md#several-workers",
     "Or `auto`": "#measured-shares",
     "is trained first": "#teachers",
+    "values of recipes are chosen": "#tuning",
 }
 """Words in the docstrings -> what a reader may want to read about them."""
 

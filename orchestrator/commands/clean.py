@@ -17,6 +17,7 @@ from orchestrator.console import line
 from orchestrator.errors import UserError
 from orchestrator.store.disk_use import OTHER, StoredFile, files_below, stored_file
 from orchestrator.store.driver_lock import driving
+from orchestrator.store.searches import read_searches
 from orchestrator.store.store import Store
 from orchestrator.store.stored_cell import CellState
 from trainables.data.stale import Unused, stale_caches, stale_indices
@@ -87,8 +88,8 @@ class Cleaning:
 
     def orphans(self) -> Iterator[Removal]:
         """Yield cells that the study no longer has, temporary files, and Tune's files."""
-        study = self._store.read_study()
-        listed = {*study["cells"], *study.get("trials", ())}
+        apart = {cell for search in read_searches(self._store) for cell in search.all_cells}
+        listed = apart | set(self._store.read_study()["cells"])
         for cell_id, files in self._of_cells.items():
             if cell_id in listed:
                 continue

@@ -10,9 +10,11 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
+from orchestrator.commands.tuning import tuning_in_words
 from orchestrator.console import line
 from orchestrator.errors import UserError
 from orchestrator.store.disk_use import files_below
+from orchestrator.store.searches import stored_choice
 from orchestrator.store.store import Store, waits_for
 from orchestrator.store.stored_cell import CellState, StoredCell
 from orchestrator.study.estimates import DiskPeak, Estimates
@@ -116,7 +118,7 @@ def _state_in_words(store: Store, cell: Cell, state: CellState) -> str:
 
 def describe_launch(selection: Selection, options: Options, console: Console) -> None:
     """Print the cells a launch would work on and what that would take; start nothing."""
-    cells = selection.selected
+    cells = [cell for cell in selection.selected if not cell.trial]
     calibrations = Calibrations(selection.store.calibrations)
     table = Table(box=None, pad_edge=False)
     for column in ("cell", "dataset", "method", "capacity", "budget", "reserves", "state"):
@@ -129,7 +131,7 @@ def describe_launch(selection: Selection, options: Options, console: Console) ->
             cell.capacity,
             cell.budget,
             _reserves(selection, cell, calibrations),
-            _state_in_words(selection.store, cell, selection.stored(cell).state()),
+            _state_of(selection, cell),
         )
     console.print(table)
     counts = Counter(selection.stored(cell).state() for cell in cells)
@@ -141,10 +143,20 @@ def describe_launch(selection: Selection, options: Options, console: Console) ->
         line(console, f"to be reused from other studies: {elsewhere} cells")
     for note in selection.notes():
         line(console, note)
-    left = [cell for cell in cells if cell.id in found.macs]
-    line(console, hours_in_words(found.macs, left, calibrated_rates(calibrations, left)))
+    left = [cell for cell in selection.selected if cell.id in found.macs]
+    rates = calibrated_rates(calibrations, left)
+    line(console, hours_in_words(found.macs, left, rates))
+    for words in tuning_in_words(selection, expected_seconds(found.macs, left, {}, rates)):
+        line(console, words)
     for need in _disk(ours, options, found):
         line(console, need)
+
+
+def _state_of(selection: Selection, cell: Cell) -> str:
+    state, search = selection.stored(cell).state(), selection.searches.of(cell.id)
+    if search and state in UNTRAINED and stored_choice(selection.store, search) is None:
+        return f"{Activity.WAITING} for its choice"
+    return _state_in_words(selection.store, cell, state)
 
 
 def _estimates(selection: Selection, options: Options, console: Console) -> Estimates:

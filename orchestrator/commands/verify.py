@@ -60,7 +60,9 @@ def verify_study(store: Store, console: Console) -> list[DamagedFileError]:
         return stored.repair(verified.read)
 
     with driving(store.path, partial(line, console), lambda holder: None):
-        damaged = _repair_all([*store.cell_ids(), *store.trial_ids()], store, repair, verified, console)
+        damaged = _repair_all(
+            [*store.cell_ids(), *store.trial_ids()], store, repair, verified, console
+        )
         damaged += CachedComparisons(store.comparisons).read()
         damaged += repair_samples(store)
         verified.save()

@@ -32,8 +32,6 @@ class StudyRecord(TypedDict, total=False):
     name: Required[str]
     cells: Required[list[str]]
     """Their ids, in the study's order."""
-    trials: list[str]
-    """Ids of the trials that choose values of their recipes, if there are any."""
     versions: dict[str, str]
     """Of Python and of packages."""
     git_commit: str | None
@@ -121,9 +119,8 @@ class Store:
         return [*dict.fromkeys([*self.read_study()["cells"], *found])]
 
     def trial_ids(self) -> list[str]:
-        """Return the ids of the study's trials in its order, then of other trials, sorted."""
-        found = filter(is_trial, self.found_ids())
-        return [*dict.fromkeys([*self.read_study().get("trials", []), *found])]
+        """Return the ids of all trials that have a folder, sorted."""
+        return list(filter(is_trial, self.found_ids()))
 
     def found_ids(self) -> list[str]:
         """Return the ids of all cells that have a folder, sorted."""
@@ -150,13 +147,10 @@ class Store:
     def create(
         self, document: Mapping[str, object], cells: Sequence[Cell], trials: Sequence[Cell] = ()
     ) -> None:
-        """Write `study.yaml`, which lists cells and trials, and every one's `cell.json`."""
+        """Write `study.yaml`, which lists the cells, and every cell's and trial's `cell.json`."""
         for cell in (*cells, *trials):
             self.cell(cell.id).describe(cell)
-        listed = {"cells": [cell.id for cell in cells], "trials": [cell.id for cell in trials]}
-        if not trials:
-            del listed["trials"]
-        self._write({**document, **listed})
+        self._write({**document, "cells": [cell.id for cell in cells]})
 
     def _write(self, document: Mapping[str, object]) -> None:
         text = yaml.dump(dict(document), Dumper=yaml.CSafeDumper, sort_keys=False)
@@ -171,7 +165,7 @@ class Store:
             raise DamagedFileError(path, "it is not valid YAML") from error
         if not isinstance(document, dict) or not {"name", "cells"} <= set(document):
             raise DamagedFileError(path, "it does not say what the study is")
-        for name in (*document["cells"], *document.get("trials", ())):
+        for name in document["cells"]:
             if not re.fullmatch(NAME, str(name)):
                 raise DamagedFileError(path, f"{name!r} is no id of a cell")
         return cast(StudyRecord, document)

@@ -45,7 +45,8 @@ class DiskNeed:
         several = dataset.task == "multi_label"
         predictions = 4 * len(dataset.class_names) if several else BYTES_A_PREDICTION
         an_evaluation = len(dataset.val) * (features + patterns + predictions)
-        artifacts = an_evaluation * (1 + len(cell.eval_keep_rates))
+        evaluations = 0 if cell.trial else 1 + len(cell.eval_keep_rates)
+        artifacts = an_evaluation * evaluations
         return cls(weights, (STATES_KEPT + 1) * state if cell.recipe.epochs else 0, artifacts)
 
 

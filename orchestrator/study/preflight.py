@@ -26,8 +26,7 @@ from trainables.models.macs import training_macs_an_image
 from trainables.models.teacher import check_distillation
 
 NO_MATTER: Any = {
-    # A teacher has the seed.
-    **dict.fromkeys(("seed", "prerequisite", "tuning", "trial"), True),
+    **dict.fromkeys(("seed", "prerequisite", "tuning"), True),  # A teacher has the seed.
     "recipe": {"lr", "weight_decay"},
 }
 """What neither the work of cells nor their files depend on, and many trials differ in."""

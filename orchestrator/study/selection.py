@@ -3,6 +3,7 @@
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
+from functools import cache
 from pathlib import Path
 
 from orchestrator.errors import UserError, not_one_of
@@ -52,16 +53,6 @@ class Selection:
     """Selected cells that were not asked for but teach cells that were."""
     searches: Searches = field(default_factory=Searches)
     """Choices that cells wait for, and their trials."""
-
-    def waits_for(self, cell: Cell) -> list[str]:
-        """Return the ids of the cells that have to be trained before this one can be."""
-        store = self.store
-        if store.cell(cell.id).is_trained():
-            return []
-        search = self.searches.of(cell.id)
-        trials = [trial.id for trial in search.trials] if search else []
-        wanted = [*trials, *filter(None, [cell.prerequisite])]
-        return [cell_id for cell_id in wanted if not store.cell(cell_id).is_trained()]
 
     def stored(self, cell: Cell) -> StoredCell:
         """Return the folder of a cell, with the evaluations that the study now asks for."""
@@ -124,9 +115,7 @@ def select(options: Options) -> Selection:
     if options.only and not selected:
         raise UserError(f"--only {' '.join(options.only)} matches none of the {len(cells)} cells")
     return with_teachers(
-        Selection(
-            study, cells, selected, store, added=added_teachers(study), searches=searches
-        ),
+        Selection(study, cells, selected, store, added=added_teachers(study), searches=searches),
         options,
     )
 
@@ -164,11 +153,14 @@ def with_teachers(selection: Selection, options: Options) -> Selection:
     by_id = {cell.id: cell for cell in everything}
     asked_for = selection.without({cell.id for cell in selection.pulled_in}).selected
     taken = {cell.id for cell in asked_for}
-    left = list(asked_for)
+    untrained = cache(lambda cell_id: not selection.store.cell(cell_id).is_trained())
+    left = [cell.id for cell in asked_for]
     while left:
-        waited_for = set(selection.waits_for(left.pop())) - taken
-        taken |= waited_for
-        left += [by_id[cell_id] for cell_id in waited_for]
+        cell_id = left.pop()
+        waits_for = selection.searches.prerequisites(by_id[cell_id]) if untrained(cell_id) else ()
+        found = set(filter(untrained, waits_for)) - taken
+        taken |= found
+        left += found
     pulled_in = taken - {cell.id for cell in asked_for}
     return replace(
         selection,

@@ -5,50 +5,15 @@ teacher. Trials of students are taught by a cell of their own, which is tuned, t
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Mapping, Sequence
 
 from pydantic import ValidationError
 
 from orchestrator.errors import UserError, one_line
+from orchestrator.store.searches import Candidate, Search
 from orchestrator.study.study import BASELINE_METHOD, Study, by_recipe
 from trainables.cell.cell import Cell
 from trainables.cell.tuning import Tuning, Values, wrong_values
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """Values that may be chosen, and the trials that tell how good they are."""
-
-    values: Values
-    trials: Sequence[Cell]
-    """One for each of what shares the choice."""
-
-
-@dataclass(frozen=True)
-class Search:
-    """One choice: what it is for, what there is to choose from, and who waits for it."""
-
-    recipe: str
-    """Name of the recipe."""
-    tuning: Tuning
-    place: Mapping[str, str]
-    """What the choice is for: `dataset`, `capacity` and `method`, as far as `per` names them."""
-    candidates: Sequence[Candidate]
-    cells: Sequence[Cell]
-    """Cells that wait for it: those of the study, and a teacher of trials."""
-
-    @property
-    def name(self) -> str:
-        """What the choice is for, in words."""
-        return ", ".join([self.recipe, *self.place.values()])
-
-    @cached_property
-    def trials(self) -> tuple[Cell, ...]:
-        """All its trials, each once."""
-        found = {trial.id: trial for each in self.candidates for trial in each.trials}
-        return tuple(found.values())
 
 
 class Searches:
@@ -56,21 +21,26 @@ class Searches:
 
     Args:
         searches: Them.
+        trials: Their trials, and the teachers of these: all that is trained for a choice alone.
     """
 
-    def __init__(self, searches: Sequence[Search] = ()) -> None:
+    def __init__(self, searches: Sequence[Search] = (), trials: Sequence[Cell] = ()) -> None:
         self.all = searches
-        self._by_cell = {cell.id: search for search in searches for cell in search.cells}
+        self.trials = trials
+        self._by_cell = {cell: search for search in searches for cell in search.cells}
 
     def of(self, cell_id: str) -> Search | None:
         """Return the search that a cell waits for, None if its recipe is not tuned."""
         return self._by_cell.get(cell_id)
 
-    @cached_property
-    def trials(self) -> list[Cell]:
-        """Trials and their teachers, each once: all cells that are trained for a choice alone."""
-        teachers = {c.id: c for search in self.all for c in search.cells if c.trial}
-        return list(({t.id: t for search in self.all for t in search.trials} | teachers).values())
+    def trials_of(self, cell_id: str) -> tuple[str, ...]:
+        """Return the ids of the trials that decide the recipe of a cell."""
+        search = self.of(cell_id)
+        return search.trials if search else ()
+
+    def prerequisites(self, cell: Cell) -> list[str]:
+        """Return the ids of all cells that have to be trained before this one can be."""
+        return [*self.trials_of(cell.id), *filter(None, [cell.prerequisite])]
 
 
 def searches_of(study: Study) -> Searches:
@@ -79,37 +49,47 @@ def searches_of(study: Study) -> Searches:
     Raises:
         UserError: The section does not fit the cells of its recipe.
     """
-    if not study.tuning:
-        return Searches()
-    cells_of = by_recipe(study)
-    found: list[Search] = []
+    cells_of = by_recipe(study) if study.tuning else {}
+    searches: list[Search] = []
+    apart: dict[str, Cell] = {}
     for name, tuning in study.tuning.items():
         cells = [cell for cell in cells_of.get(name, ()) if cell.tuning]
         _check(f"{study.name}: tuning.{name}", tuning, cells)
         teachers = _teachers_of_trials(cells)
-        found += _searches(name, tuning, [*cells, *teachers.values()], teachers)
-    return Searches(found)
+        for group in _groups(tuning, [*cells, *teachers.values()]):
+            search, trials = _search(name, tuning, group, teachers)
+            searches.append(search)
+            apart |= trials
+        apart |= {teacher.id: teacher for teacher in teachers.values()}
+    return Searches(searches, list(apart.values()))
 
 
-def _searches(
+def _search(
     name: str, tuning: Tuning, cells: Sequence[Cell], teachers: Mapping[str, Cell]
-) -> list[Search]:
+) -> tuple[Search, dict[str, Cell]]:
+    """Return the search that cells share, and its trials by id."""
+    candidates, trials = [], dict[str, Cell]()
+    for point in tuning.points():
+        tried = [_trial(tuning, point, cell, teachers) for cell in cells]
+        ids = tuple(dict.fromkeys(trial.id for trial in tried))
+        candidates.append(Candidate(values=point, trials=ids))
+        trials |= {trial.id: trial for trial in tried}
+    search = Search(
+        recipe=name,
+        place={axis: _shown(cells[0], axis) for axis in tuning.per},
+        scheduler=tuning.scheduler,
+        candidates=tuple(candidates),
+        cells=tuple(cell.id for cell in cells),
+    )
+    return search, trials
+
+
+def _groups(tuning: Tuning, cells: Sequence[Cell]) -> list[list[Cell]]:
+    """Return the cells that share a choice, for each choice."""
     groups: dict[str, list[Cell]] = {}
     for cell in cells:
         groups.setdefault(json.dumps(_key(tuning, cell)), []).append(cell)
-    return [
-        Search(
-            name,
-            tuning,
-            {axis: _shown(cell, axis) for axis in tuning.per for cell in group[:1]},
-            [
-                Candidate(point, _trials(tuning, point, group, teachers))
-                for point in tuning.points()
-            ],
-            group,
-        )
-        for group in groups.values()
-    ]
+    return list(groups.values())
 
 
 def _key(tuning: Tuning, cell: Cell) -> list[object]:
@@ -127,13 +107,6 @@ def _shown(cell: Cell, axis: str) -> str:
     value: str = getattr(cell, axis)
     options = [f"{name}={x}" for name, x in cell.options.items()] if axis == "method" else []
     return " ".join([value, *options])
-
-
-def _trials(
-    tuning: Tuning, point: Values, cells: Iterable[Cell], teachers: Mapping[str, Cell]
-) -> tuple[Cell, ...]:
-    found = (_trial(tuning, point, cell, teachers) for cell in cells)
-    return tuple({trial.id: trial for trial in found}.values())
 
 
 def _trial(tuning: Tuning, point: Values, cell: Cell, teachers: Mapping[str, Cell]) -> Cell:

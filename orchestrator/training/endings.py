@@ -16,8 +16,8 @@ from trainables.trial.config import TrialConfig
 
 RETRIES = 2
 """How often a cell that crashes is tried again, from its last state, before it has failed."""
-TEACHER_FAILED = "teacher failed"
-"""The event in the log of a cell that is given up without an attempt of its own."""
+TEACHER_FAILED, TRIAL_FAILED = GIVEN_UP = ("teacher failed", "trial failed")
+"""Events in the log of a cell that is given up without an attempt of its own."""
 
 
 @dataclass(frozen=True)
@@ -115,17 +115,19 @@ class Endings:
         stored = self.store.cell(cell_id)
         fail(stored, self.progress, error)
         self.progress.note(f"{cell_id}: failed ({stored.reason()[:200]}); see {stored.error_file}")
-        for follower, teacher in self.order.failed(cell_id):
-            self._give_up(follower, teacher)
+        for follower, failed in self.order.failed(cell_id):
+            self._give_up(follower, failed)
 
-    def _give_up(self, cell_id: str, teacher_id: str) -> None:
-        """Declare a cell failed because its teacher has; it has not used up an attempt."""
-        stored, teacher = self.store.cell(cell_id), self.store.cell(teacher_id)
-        stored.append_log({"event": TEACHER_FAILED, "teacher": teacher_id})
+    def _give_up(self, cell_id: str, failed_id: str) -> None:
+        """Declare a cell failed because its teacher or a trial has, at no cost of an attempt."""
+        stored, failed = self.store.cell(cell_id), self.store.cell(failed_id)
+        teaches = stored.cell().prerequisite == failed_id
+        kind, event = ("teacher", TEACHER_FAILED) if teaches else ("trial", TRIAL_FAILED)
+        stored.append_log({"event": event, kind: failed_id})
         fail(
             stored,
             self.progress,
-            f"not trained because its teacher {teacher_id} failed (see {teacher.error_file}); "
+            f"not trained because its {kind} {failed_id} failed (see {failed.error_file}); "
             f"fix that and run: {command_line('--retry-failed')}",
         )
 

@@ -13,6 +13,7 @@ from orchestrator.study.selection import Options
 from orchestrator.training.endings import fail
 from orchestrator.watching.launch_context import LaunchContext
 from orchestrator.watching.status import Activity
+from trainables.cell.cell import is_trial
 
 CPUS_PER_EVALUATION = 4
 """CPUs for each evaluation that runs at once: starting its process takes seconds."""
@@ -54,7 +55,11 @@ class Evaluations:
         self._tasks = TaskPool(task, limit=limit, verb="evaluate")
 
     def add(self, cell_id: str) -> None:
-        """Evaluate a trained cell, if the launch evaluates cells."""
+        """Evaluate a trained cell, if the launch evaluates cells; a trial is done as it is."""
+        if is_trial(cell_id):
+            self._store.cell(cell_id).discard_states()
+            self._context.progress.set_state(cell_id, CellState.DONE)
+            return
         if "evaluate" not in self._options.phases:
             self._context.progress.set_state(cell_id, CellState.TRAINED)
             return

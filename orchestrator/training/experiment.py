@@ -4,7 +4,7 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import mkdtemp
 
@@ -19,8 +19,11 @@ from orchestrator.cluster.same_code import driver_digest
 from orchestrator.console import dataset_root
 from orchestrator.errors import UserError
 from orchestrator.store.free_space import FreeSpace
+from orchestrator.store.searches import stored_choice
 from orchestrator.store.store import Store, waits_for
+from orchestrator.study.tuning import Searches
 from orchestrator.training.callbacks import RoomCallback, TrialCallback
+from orchestrator.training.choices import Choices
 from orchestrator.training.endings import RETRIES, Endings
 from orchestrator.training.evaluations import Evaluations
 from orchestrator.training.release import ReleaseOrder
@@ -49,6 +52,8 @@ class TrialQueue:
     space: FreeSpace
     tried_once: frozenset[str]
     """Ids of cells that get no retries."""
+    choices: Choices
+    """Gives tuned cells the values that were chosen for their recipes."""
 
     def __len__(self) -> int:
         return len(self.order)
@@ -56,7 +61,8 @@ class TrialQueue:
     def next(self) -> TrialConfig | None:
         """Release the next cell, unless the study is stopping or the disk is nearly full."""
         blocked = self.context.stopping or self.space.is_short()
-        return None if blocked else self.order.next()
+        config = None if blocked else self.order.next()
+        return config and self.choices.applied(config)
 
     def retries(self, config: TrialConfig) -> int:
         """Return how often a cell may crash and be tried again."""
@@ -88,6 +94,8 @@ class TuneExperiment:
     tried_once: frozenset[str]
     """Ids of cells that used up their retries in an earlier launch."""
     max_concurrent: int | None
+    searches: Searches = field(default_factory=Searches)
+    """Choices that cells wait for."""
 
     def run(self, cells: Sequence[Cell], context: LaunchContext, evaluations: Evaluations) -> None:
         """Train the cells; the outcome is in the store.
@@ -109,7 +117,8 @@ class TuneExperiment:
         )
         endings = Endings(self.store, context, order, shortages, evaluations.add)
         space = FreeSpace(self.store.path, context.note)
-        queue = TrialQueue(order, context, space, self.tried_once)
+        choices = Choices(self.store, self.searches, context.note)
+        queue = TrialQueue(order, context, space, self.tried_once, choices)
         self._show_plan(cells, configs, context.progress)
         callbacks: list[tune.Callback] = [TrialCallback(endings, evaluations)]
         if self.cluster.shared:
@@ -117,7 +126,7 @@ class TuneExperiment:
         self._fit(queue, CellScheduler(shortages, queue), callbacks)
 
     def _config(self, cell: Cell) -> TrialConfig:
-        return trial_config(
+        config = trial_config(
             cell,
             store=self.store,
             cluster=self.cluster,
@@ -126,13 +135,17 @@ class TuneExperiment:
             weights=self.weights,
             macs=self.macs[cell.id],
         )
+        return replace(config, trials=self.searches.trials_of(cell.id))
 
     def _show_plan(
         self, cells: Sequence[Cell], configs: Sequence[TrialConfig], progress: Progress
     ) -> None:
         for cell, config in zip(cells, configs, strict=True):
             progress.plan(cell.id, resource_request(config).required_resources)
-            if teacher := waits_for(self.store, cell):
+            search = self.searches.of(cell.id)
+            if search and stored_choice(self.store, search) is None:
+                progress.wait(cell.id, f"the choice for {search.name}")
+            elif teacher := waits_for(self.store, cell):
                 progress.wait(cell.id, teacher)
 
     def _room_watch(self, configs: Sequence[TrialConfig], context: LaunchContext) -> RoomWatch:

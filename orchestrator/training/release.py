@@ -16,7 +16,7 @@ from trainables.trial.config import TrialConfig
 class ReleaseOrder:
     """The cells of a launch that have not begun, and what each of them waits for.
 
-    A cell waits for its prerequisite if that is one of them; all other prerequisites are done.
+    A cell waits for those of its prerequisites that are among them; all others are done.
     """
 
     configs: Sequence[TrialConfig]
@@ -30,7 +30,7 @@ class ReleaseOrder:
     """Most cells alive at once; None sets no limit."""
     _waiting: dict[str, TrialConfig] = field(init=False, default_factory=dict)
     """By id, the critical path first."""
-    _followers: defaultdict[str | None, list[str]] = field(init=False)
+    _followers: defaultdict[str, list[str]] = field(init=False)
     """Ids of cells by the id of what they wait for."""
     _unfinished: set[str] = field(init=False)
     """Ids of cells that have not finished."""
@@ -78,16 +78,16 @@ class ReleaseOrder:
         self._waiting = {config.cell_id: config} | self._waiting
 
     def finished(self, cell_id: str) -> list[str]:
-        """Mark a cell as finished; return the cells that waited for it."""
+        """Mark a cell as finished; return the cells that waited for it and for no other one."""
         self._unfinished.discard(cell_id)
-        return self._waiting_for(cell_id)
+        return [follower for follower in self._waiting_for(cell_id) if self._is_ready(follower)]
 
     def failed(self, cell_id: str) -> list[tuple[str, str]]:
         """Remove the cells that wait for a failed one; return each with what it waited for."""
         given_up = []
         for follower in self._waiting_for(cell_id):
-            del self._waiting[follower]
-            given_up += [(follower, cell_id), *self.failed(follower)]
+            if self._waiting.pop(follower, None):  # It may have waited for a follower, too.
+                given_up += [(follower, cell_id), *self.failed(follower)]
         return given_up
 
     def _is_full(self) -> bool:
@@ -96,8 +96,11 @@ class ReleaseOrder:
         return len(self.without_room()) >= self.ahead
 
     def _first_ready(self) -> TrialConfig | None:
-        ready = (c for c in self._waiting.values() if c.prerequisite not in self._unfinished)
+        ready = (c for cell_id, c in self._waiting.items() if self._is_ready(cell_id))
         return next(ready, None)
+
+    def _is_ready(self, cell_id: str) -> bool:
+        return self._unfinished.isdisjoint(self._waiting[cell_id].prerequisites)
 
     def _waiting_for(self, cell_id: str) -> list[str]:
         return [cell for cell in self._followers[cell_id] if cell in self._waiting]
@@ -121,8 +124,9 @@ def critical_paths(
     return paths
 
 
-def _followers(configs: Sequence[TrialConfig]) -> defaultdict[str | None, list[str]]:
-    followers: defaultdict[str | None, list[str]] = defaultdict(list)
+def _followers(configs: Sequence[TrialConfig]) -> defaultdict[str, list[str]]:
+    followers: defaultdict[str, list[str]] = defaultdict(list)
     for config in configs:
-        followers[config.prerequisite].append(config.cell_id)
+        for cell_id in config.prerequisites:
+            followers[cell_id].append(config.cell_id)
     return followers

@@ -4,7 +4,7 @@ Their keys are public and explained in `docs/tables.md`. Records of earlier vers
 cells have fewer of them.
 """
 
-from typing import Any, NotRequired, TypedDict
+from typing import Any, TypedDict
 
 
 class BestRecord(TypedDict, total=False):
@@ -20,7 +20,14 @@ class BestRecord(TypedDict, total=False):
     """Mean over images; of trials of a tuning alone."""
 
 
-class Attempt(TypedDict):
+class TunedValues(TypedDict, total=False):
+    """What records of tuned cells have more than others."""
+
+    tuned: dict[str, Any]
+    """Values that were chosen for the recipe: field -> value."""
+
+
+class Attempt(TunedValues):
     """An attempt at training that ended on a number that is not finite."""
 
     attempt: int
@@ -31,8 +38,6 @@ class Attempt(TypedDict):
     """The optimiser step at which it began."""
     step: int
     """Optimiser steps before the one at which it ended."""
-    tuned: NotRequired[dict[str, Any]]
-    """Values that were chosen for its recipe, where some were."""
     found: dict[str, float | str]
     """Terms of the loss and norms by name; what JSON has no number for is text."""
 
@@ -43,7 +48,16 @@ class AttemptsRecord(TypedDict):
     attempts: list[Attempt]
 
 
-class TrainingResult(TypedDict, total=False):
+class TrialValues(TypedDict, total=False):
+    """What results of trials have more than others."""
+
+    loss: float | None
+    """Of the best epoch's weights, on the images that chose the epoch."""
+    stopped: bool
+    """Whether it was stopped before its last epoch."""
+
+
+class TrainingResult(TunedValues, TrialValues, total=False):
     """`result.json`: the outcome of a training."""
 
     metric: str
@@ -64,12 +78,6 @@ class TrainingResult(TypedDict, total=False):
     """What the fallback recipe changed, {} where none was needed."""
     macs: float
     """Multiply-accumulates of the training."""
-    tuned: dict[str, Any]
-    """Values that were chosen for the recipe: field -> value; of tuned cells alone."""
-    loss: float | None
-    """Of the best epoch's weights, on the images that chose it; of trials alone, as is the next."""
-    stopped: bool
-    """Whether it was stopped before its last epoch."""
 
 
 class Shortage(TypedDict):

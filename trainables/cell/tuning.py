@@ -102,7 +102,9 @@ class Tuning(TuningModel):
         """Return the combinations to try, each once, in an order that never changes."""
         if self.samples is None:
             lists = [given for given in self.values.values() if isinstance(given, list)]
-            points = [dict(zip(self.values, each, strict=True)) for each in itertools.product(*lists)]
+            points = [
+                dict(zip(self.values, each, strict=True)) for each in itertools.product(*lists)
+            ]
         else:
             draw = random.Random(self.at.seed)
             points = [
@@ -119,9 +121,7 @@ class Tuning(TuningModel):
         """
         tried = with_values(recipe, point)
         epochs = self.epochs or recipe.epochs
-        shrunk = {
-            name: round(getattr(tried, name) * epochs / recipe.epochs) for name in OF_LENGTH
-        }
+        shrunk = {name: round(getattr(tried, name) * epochs / recipe.epochs) for name in OF_LENGTH}
         return with_values(tried, {**shrunk, "epochs": epochs, "select_on": "holdout"})
 
 

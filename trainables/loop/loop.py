@@ -22,14 +22,14 @@ from torch import Tensor, nn
 
 from reduction.model import ReducedVisionTransformer
 from trainables.cell.cell import Cell
-from trainables.cell.json_records import BestRecord, TrainingResult
+from trainables.cell.json_records import BestRecord, TrainingResult, TrialValues
 from trainables.cell.report import Report
 from trainables.data.loader import stream_seed
 from trainables.loop.adapters import plain, rest_backbone
 from trainables.loop.data import TrainingData
 from trainables.loop.device_batches import DeviceBatches
 from trainables.loop.movement import Movement, note_on_movement, note_on_start
-from trainables.loop.objective import LossTerms, Objective, build_mixup, mean_terms
+from trainables.loop.objective import LossTerms, Objective, build_mixup, mean_loss, mean_terms
 from trainables.loop.optimizer import build_optimizer, set_learning_rates
 from trainables.loop.part_timing import part
 from trainables.loop.selecting import BestWeights, Weights
@@ -82,7 +82,8 @@ class Finetuning:
         self._inference: dict[str, InferencePass] = {}
         self._spent = {"seconds": 0.0, "waited": 0.0}
         self._movement = Movement(model)
-        self._selection = BestWeights(data, cell.recipe.batch_size, ranks)
+        loss = partial(mean_loss, cell.recipe, data.dataset.task) if cell.trial else None
+        self._selection = BestWeights(data, cell.recipe.batch_size, ranks, loss)
         self._preparing = data.prepare_training()
         self._steps_per_epoch = math.ceil(data.batches_per_epoch / cell.recipe.accumulation)
         self.total_steps = self._steps_per_epoch * cell.recipe.epochs
@@ -204,7 +205,12 @@ class Finetuning:
             "train_images": len(self.data.train),
             "train_seconds": seconds,
             "data_wait": self._spent["waited"] / seconds if seconds else None,
+            **self._of_trial(best),
         }
+
+    def _of_trial(self, best: BestRecord) -> TrialValues:
+        """Return what the results of trials have more than others."""
+        return {"loss": best.get("loss"), "stopped": False} if self.cell.trial else {}
 
     def state_dict(self) -> ResumeState:
         """Return all that it takes to continue from here."""

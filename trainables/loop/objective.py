@@ -126,6 +126,11 @@ def image_losses(recipe: Recipe, task: Task, logits: Tensor, targets: Tensor) ->
     return functional.cross_entropy(logits, targets, reduction="none")
 
 
+def mean_loss(recipe: Recipe, task: Task, logits: Tensor, targets: Tensor) -> float:
+    """Return the mean over images of `image_losses`."""
+    return image_losses(recipe, task, logits, targets).double().mean().item()
+
+
 def _asymmetric(recipe: Recipe, over: Literal["batchmean", "none"]) -> AsymmetricLossMultiLabel:
     return AsymmetricLossMultiLabel(
         gamma_neg=recipe.asymmetric_gamma_negative,

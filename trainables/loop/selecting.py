@@ -1,7 +1,7 @@
 """Select the best weights of a training by the scores after each epoch."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from trainables.models.passes import InferencePass
 from trainables.workers import Workers
 
 Weights = dict[str, Tensor]
+MeanLoss = Callable[[Tensor, Tensor], float]
 
 
 class BestWeights:
@@ -24,9 +25,13 @@ class BestWeights:
         data: Its `selecting` split decides, by its metric.
         batch_size: Images of a forward pass on all ranks together.
         ranks: This process among those that train the cell.
+        loss: Returns the mean loss of logits on targets, if the record is to have it.
     """
 
-    def __init__(self, data: TrainingData, batch_size: int, ranks: Workers) -> None:
+    def __init__(
+        self, data: TrainingData, batch_size: int, ranks: Workers, loss: MeanLoss | None = None
+    ) -> None:
+        self._loss = loss
         self._data = data
         self._batch_size = math.ceil(batch_size / ranks.size)
         self._ranks = ranks
@@ -79,7 +84,7 @@ class BestWeights:
         Raises:
             NonFiniteError: A logit is infinite or not a number.
         """
-        scores = self._scores(passes, step, device, dtype)
+        scores, losses = self._scores(passes, step, device, dtype)
         self.accuracy = max(scores)
         if self.meta and self.accuracy <= self.meta["accuracy"]:
             return False
@@ -91,6 +96,8 @@ class BestWeights:
             "epoch": epoch,
             "source": source,
         }
+        if losses:
+            self.meta["loss"] = losses[scores.index(self.accuracy)]
         return True
 
     def _scores(
@@ -99,8 +106,11 @@ class BestWeights:
         step: int,
         device: torch.device,
         dtype: torch.dtype | None,
-    ) -> list[float]:
-        """Return each model's score on the whole split; every rank predicts a part of it."""
+    ) -> tuple[list[float], list[float]]:
+        """Return each model's score on the whole split, and its loss if that is asked for.
+
+        Every rank predicts a part of the split.
+        """
         split, metric = self._data.selecting, self._data.dataset.metric
         self._batches = self._batches or self._data.eval_batches(split, self._batch_size)
         batches = DeviceBatches(self._batches, device, self._data.normalise)
@@ -111,8 +121,12 @@ class BestWeights:
         *predictions, targets = (
             self._ranks.interleaved(part, len(split)) for part in (*predictions, targets)
         )
+        loss = self._loss
         return self._ranks.from_first(
-            lambda: [score(metric, logits, targets) for logits in predictions]
+            lambda: (
+                [score(metric, logits, targets) for logits in predictions],
+                [loss(logits, targets) for logits in predictions] if loss else [],
+            )
         )
 
 

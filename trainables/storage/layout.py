@@ -112,6 +112,10 @@ STUDY = StoreFile(
     OF_STUDY, "study.yaml", "records", "driver",
     "the study with its defaults, its cells in order, package versions, git commit",
 )  # fmt: skip
+SEARCHES = StoreFile(
+    OF_STUDY, "tuning.json", "records", "driver",
+    "what the section `tuning` chooses from, the trials of each choice and who waits for it",
+)  # fmt: skip
 DRIVER_LOCK = StoreFile(
     OF_STUDY, "driver.lock", "records", "driver", "locked by the process that runs the study"
 )

@@ -10,6 +10,7 @@ until everything is written.
 """
 
 import io
+import json
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -26,7 +27,7 @@ from torch import Tensor
 
 from trainables.cell.cell import Cell
 from trainables.cell.cell_folder import CellFolder
-from trainables.cell.json_records import BestRecord
+from trainables.cell.json_records import BestRecord, TunedValues
 from trainables.cell.not_finite import (
     NonFiniteError,
     changes_after,
@@ -63,7 +64,8 @@ class CellTraining:
     def __init__(self, config: TrialConfig, ranks: Workers = ALONE) -> None:
         self._ranks = ranks
         self._config = config
-        self._cell = Cell.model_validate_json(config.cell)
+        self._tuned = json.loads(config.tuned)
+        self._cell = Cell.model_validate_json(config.cell).tuned(self._tuned)
         self._folder = CellFolder(store_path(config.folder))
         self._stop_file = StopFile(config.stop_file)
         self._checkpoint_seconds = (
@@ -166,6 +168,7 @@ class CellTraining:
                 "gentler": self._changes,
                 "first_step": self._first_step,
                 "step": error.step,
+                **self._of_tuning(),
                 "found": {n: x if math.isfinite(x) else str(x) for n, x in error.found.items()},
             }
         )
@@ -207,8 +210,13 @@ class CellTraining:
                 "attempts": self._folder.attempts(),
                 "gentler": self._changes,
                 "macs": self._config.macs,
+                **self._of_tuning(),
             }
         )
+
+    def _of_tuning(self) -> TunedValues:
+        """Return what records of a tuned cell have more than others."""
+        return {"tuned": self._tuned} if self._tuned else {}
 
     def save(self, *, best: bool, last: bool) -> None:
         """Start to write copies of the best weights and of the resume state."""

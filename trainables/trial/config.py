@@ -32,6 +32,10 @@ class TrialConfig:
     """Digest of the driver's code, None where any will do."""
     prerequisite: str | None = None
     """Id of the cell that has to be trained first."""
+    trials: tuple[str, ...] = ()
+    """Ids of the trials that have to be trained first, because they decide its recipe."""
+    tuned: str = "{}"
+    """Values that they have chosen, as JSON: field of the recipe -> value."""
     teacher_folder: str | None = None
     """That cell's folder in the store."""
     threads: int = 1
@@ -48,6 +52,11 @@ class TrialConfig:
     def to_dict(self) -> TuneDict:
         """Return it as Tune wants a configuration."""
         return asdict(self)
+
+    @property
+    def prerequisites(self) -> tuple[str, ...]:
+        """Ids of all cells that have to be trained first."""
+        return (*self.trials, *filter(None, [self.prerequisite]))
 
     @classmethod
     def from_dict(cls, config: TuneDict) -> Self:

@@ -1,19 +1,66 @@
-"""Which values a search of the section `tuning` chooses, from what its trials reached."""
+"""Searches of the section `tuning` as the store knows them, and what each of them chooses.
+
+STUDY/tuning.json   sealed: what there is to choose from, and which cells wait for it
+"""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from statistics import fmean
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict
+
 from orchestrator.store.store import Store
-from orchestrator.study.tuning import Candidate, Search
 from trainables.cell.json_records import TrainingResult
 from trainables.cell.tuning import Values
-from trainables.storage.files import DamagedFileError
+from trainables.storage import layout
+from trainables.storage.files import DamagedFileError, read_sealed_json, write_sealed_json
 
 Results = Mapping[str, TrainingResult]
 """Of trials by their id."""
+
+
+class Candidate(BaseModel):
+    """Values that may be chosen, and the trials that tell how good they are."""
+
+    model_config = ConfigDict(frozen=True)
+
+    values: dict[str, Any]
+    """Field of the recipe -> value."""
+    trials: tuple[str, ...]
+    """Ids, one for each of what shares the choice."""
+
+
+class Search(BaseModel):
+    """One choice: what it is for, what there is to choose from, and who waits for it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    recipe: str
+    """Name of the recipe."""
+    place: dict[str, str]
+    """What the choice is for: `dataset`, `capacity` and `method`, as far as `per` names them."""
+    scheduler: str
+    candidates: tuple[Candidate, ...]
+    cells: tuple[str, ...]
+    """Ids of the cells that wait for it: those of the study, and a teacher of trials."""
+
+    @property
+    def name(self) -> str:
+        """What the choice is for, in words."""
+        return ", ".join([self.recipe, *self.place.values()])
+
+    @cached_property
+    def trials(self) -> tuple[str, ...]:
+        """Ids of all its trials, each once."""
+        return tuple(dict.fromkeys(trial for each in self.candidates for trial in each.trials))
+
+    @property
+    def all_cells(self) -> tuple[str, ...]:
+        """Ids of its trials and of the cells that wait for it."""
+        return (*self.trials, *self.cells)
 
 
 @dataclass(frozen=True)
@@ -41,9 +88,23 @@ class Choice:
         )
 
 
-def in_words(values: Values) -> str:
-    """Return values as in `lr 0.001, drop_path 0`."""
-    return ", ".join(f"{name} {_plain(value)}" for name, value in values.items())
+def write_searches(store: Store, searches: Sequence[Search]) -> None:
+    """Record the searches of a study; a study without any has no such record."""
+    path = layout.SEARCHES.below(store.path)
+    if searches:
+        write_sealed_json(path, {"searches": [each.model_dump(mode="json") for each in searches]})
+    else:
+        path.unlink(missing_ok=True)
+
+
+def read_searches(store: Store) -> list[Search]:
+    """Return the searches of a stored study.
+
+    Raises:
+        DamagedFileError: Their record is damaged.
+    """
+    record = read_sealed_json(layout.SEARCHES.below(store.path))
+    return [Search.model_validate(each) for each in record["searches"]] if record else []
 
 
 def choose(search: Search, results: Results) -> Choice | None:
@@ -56,7 +117,7 @@ def choose(search: Search, results: Results) -> Choice | None:
         search: What there is to choose from.
         results: What is known of its trials, by id.
     """
-    if any(trial.id not in results for trial in search.trials):
+    if any(trial not in results for trial in search.trials):
         return None
     sound = [each for each in search.candidates if not _gentler(each, results)]
     best = max(sound or search.candidates, key=lambda each: _score(each, results))
@@ -75,17 +136,22 @@ def stored_results(store: Store, search: Search) -> dict[str, TrainingResult]:
     found = {}
     for trial in search.trials:
         try:
-            result = store.cell(trial.id).result()
+            result = store.cell(trial).result()
         except DamagedFileError:
             continue  # The next launch makes it again.
         if result is not None:
-            found[trial.id] = result
+            found[trial] = result
     return found
+
+
+def in_words(values: Values) -> str:
+    """Return values as in `lr 0.001, drop_path 0`."""
+    return ", ".join(f"{name} {_plain(value)}" for name, value in values.items())
 
 
 def _score(candidate: Candidate, results: Results) -> tuple[float, float]:
     """Return the mean accuracy and the negated mean loss: the larger, the better."""
-    found = [results[trial.id] for trial in candidate.trials]
+    found = [results[trial] for trial in candidate.trials]
     return (
         fmean(result["accuracy"] or 0.0 for result in found),
         -fmean(result["loss"] or 0.0 for result in found),
@@ -93,7 +159,7 @@ def _score(candidate: Candidate, results: Results) -> tuple[float, float]:
 
 
 def _gentler(candidate: Candidate, results: Results) -> bool:
-    return any(results[trial.id].get("gentler") for trial in candidate.trials)
+    return any(results[trial].get("gentler") for trial in candidate.trials)
 
 
 def _tried(search: Search, name: str) -> list[float]:
