@@ -228,6 +228,17 @@ SCHEMAS: dict[str, Schema] = {
         **dict.fromkeys(("measured", "torch", "timm"), "string"),
         **_NOTE,
     },
+    "tuning": {
+        **_CELL,
+        **dict.fromkeys(("recipe", "values", "state", "metric"), "string"),
+        **dict.fromkeys(("accuracy", "loss"), "float64"),
+        **dict.fromkeys(("epoch", "epochs"), "Int64"),
+        "stopped": "bool",
+        "gentler": "string",
+        "chosen": "bool",
+        "edge": "string",
+        "train_seconds": "float64",
+    },
 }
 """Table -> column -> dtype."""
 

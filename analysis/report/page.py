@@ -18,6 +18,7 @@ from analysis.report import (
     performance,
     significance,
     similarity,
+    tuned,
 )
 from analysis.report.figures import Figures
 from analysis.report.report_context import ReportContext
@@ -32,13 +33,14 @@ class Section(NamedTuple):
     anchor: str
     title: str
     body: Callable[[ReportContext], str]
-    """Returns the section's HTML, without its heading."""
+    """Returns the section's HTML, without its heading; nothing where the page is without it."""
 
 
 SECTIONS = (
     Section("summary", "Summary", overview.summary),
     Section("accuracy", "Accuracy", performance.accuracy),
     Section("cost", "Cost", performance.cost),
+    Section("tuning", "Tuning", tuned.tuning),
     Section("ranks", "Ranks", significance.ranks),
     Section("depth", "Token depth", similarity.token_depth),
     Section("images", "On single images", images.images),
@@ -79,10 +81,11 @@ def render(
     """
     results = tables["results"] if "results" in tables else table("results", ())
     findings = ReportContext(measured_records(records, results), tables, provenance, samples)
-    content = [markup.section(s.anchor, s.title, s.body(findings)) for s in SECTIONS]
+    bodies = {section: html for section in SECTIONS if (html := section.body(findings))}
+    content = [markup.section(s.anchor, s.title, html) for s, html in bodies.items()]
     page = Template(_asset("page.html")).substitute(
         title=escape(study_name),
-        links="\n".join(markup.link(f"#{s.anchor}", s.title) for s in SECTIONS),
+        links="\n".join(markup.link(f"#{s.anchor}", s.title) for s in bodies),
         style=_asset("style.css") + _asset("overlays.css"),
         plotly=get_plotlyjs(),
         script=_asset("script.js") + _asset("overlays.js"),

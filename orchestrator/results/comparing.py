@@ -21,6 +21,7 @@ from orchestrator.results.sampling import SampleJob, Samples, make_samples
 from orchestrator.results.speed_jobs import speed_tables
 from orchestrator.results.table_store import fingerprint, publish_tables
 from orchestrator.results.tasks import find_facts, load_cell, sample_images
+from orchestrator.results.tuning_table import tuning_tables
 from orchestrator.store.evaluation_folder import ARRAYS
 from orchestrator.store.store import Store
 from orchestrator.store.stored_cell import CellState, StoredCell
@@ -71,7 +72,8 @@ def write_tables(store: Store, cells: Sequence[StoredCell], context: ComparisonC
     if summed_up is None:
         return
     tables = {"results": results} | compared | summed_up
-    publish_tables(store, tables | speed_tables(store, cells, tables), inputs)
+    further = speed_tables(store, cells, tables) | tuning_tables(store)
+    publish_tables(store, tables | further, inputs)
     findings.keep_only(all_jobs)
 
 

@@ -10,6 +10,7 @@ from orchestrator.training.release import ReleaseOrder
 from orchestrator.training.shortages import Shortages, advice, last_line
 from orchestrator.watching.launch_context import LaunchContext
 from orchestrator.watching.progress import Progress
+from trainables.cell.cell import is_trial
 from trainables.cell.not_finite import attempt_in_words, failure_in_words
 from trainables.cell.report import Ending, TrialReport
 from trainables.trial.config import TrialConfig
@@ -121,8 +122,8 @@ class Endings:
     def _give_up(self, cell_id: str, failed_id: str) -> None:
         """Declare a cell failed because its teacher or a trial has, at no cost of an attempt."""
         stored, failed = self.store.cell(cell_id), self.store.cell(failed_id)
-        teaches = stored.cell().prerequisite == failed_id
-        kind, event = ("teacher", TEACHER_FAILED) if teaches else ("trial", TRIAL_FAILED)
+        decides = is_trial(failed_id) and stored.cell().prerequisite != failed_id
+        kind, event = ("trial", TRIAL_FAILED) if decides else ("teacher", TEACHER_FAILED)
         stored.append_log({"event": event, kind: failed_id})
         fail(
             stored,

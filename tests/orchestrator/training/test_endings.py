@@ -49,7 +49,8 @@ class Launch:
             max_concurrent=max_concurrent,
         )
         space = SimpleNamespace(is_short=lambda: self.short)
-        self.queue = TrialQueue(self.order, context, space, frozenset(["x"]))
+        self.choices = SimpleNamespace(applied=lambda config: config)
+        self.queue = TrialQueue(self.order, context, space, frozenset(["x"]), self.choices)
         cluster = SimpleNamespace(nodes=[(4.0, 0.0)], room=lambda cpu, gpu: int(cpu <= 4))
         self.endings = Endings(
             self.store,

@@ -145,3 +145,27 @@ def test_a_launch_ends_and_leaves_only_what_waits_in_vain(launch, data):
     ends = {cell: run.expected_end(cell) for cell in run.prerequisites}
     assert run.given_up == {cell for cell, end in ends.items() if end == "given up"}
     assert len(run.order) == sum(end == "waits in vain" for end in ends.values())
+
+
+def test_a_cell_waits_for_all_its_trials_and_its_teacher():
+    trials = [config("a"), config("b")]
+    follower = config("c", "teacher", trials=("a", "b"))
+    launch = order(*trials, config("teacher"), follower, costs={"c": 5.0})
+    assert set(released(launch)) == {"a", "b", "teacher"}
+    for cell_id in ("a", "teacher"):
+        launch.stopped(cell_id)
+        assert launch.finished(cell_id) == []
+        assert released(launch) == []
+    launch.stopped("b")
+    assert launch.finished("b") == ["c"]
+    assert released(launch) == ["c"]
+
+
+def test_what_waits_for_a_failed_trial_is_given_up_once():
+    student = config("student", "teacher", trials=("a",))
+    launch = order(config("a"), config("teacher", trials=("a",)), student)
+    assert released(launch) == ["a"]
+    launch.stopped("a")
+    given_up = launch.failed("a")
+    assert sorted(cell for cell, _ in given_up) == ["student", "teacher"]
+    assert launch.is_stuck()
