@@ -63,7 +63,8 @@ def orders(trials: pd.DataFrame) -> Orders | None:
 
 def by_setting(tuning: pd.DataFrame) -> Iterator[tuple[tuple[str, str, str], pd.DataFrame]]:
     """Yield each recipe, dataset and capacity with its rows, in the table's order."""
-    for (recipe, dataset, capacity), rows in tuning.groupby(SETTING, sort=False):
+    for setting, rows in tuning.groupby(SETTING, sort=False):
+        recipe, dataset, capacity = map(str, setting)
         yield (recipe, dataset, capacity), rows
 
 

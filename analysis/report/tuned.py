@@ -5,23 +5,24 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from analysis.aliases import Trace
 from analysis.records import CellRecord
 from analysis.report import markup
-from analysis.report.charts import METRIC_NAMES, Figure
+from analysis.report.charts import GREYED, METRIC_NAMES, Figure
 from analysis.report.groups import Key
 from analysis.report.report_context import ReportContext
-from analysis.report.style import MethodStyle, method_styles
+from analysis.report.style import SOFT, MethodStyle, method_styles
 from analysis.tuning import Orders, along, by_setting, main_field, orders
 
-CHOSEN = {"symbol": "circle", "size": 14}
-"""The ring around a chosen value."""
+LOGARITHMIC_FROM = 10
+"""Largest over smallest value from which an axis is logarithmic."""
 CAPTION = (
-    "Accuracy of the trials on held-out training images, never the reported ones, against the value "
-    "tried; of several trials with a value, the best. A line is a method; the larger marker is what "
-    "was chosen for it."
+    "Accuracy of the trials on held-out training images, never the reported ones, against the "
+    "value tried; of several trials with a value, the best. A line is a method; the disc is "
+    "behind what was chosen for it."
 )
 
 
@@ -71,24 +72,22 @@ def _setting(findings: ReportContext, key: Key, trials: pd.DataFrame) -> str:
 def _figure(trials: pd.DataFrame, field: str) -> Figure:
     points = along(trials, field)
     ticks = sorted(set(points["x"]))
+    # Both the page and the files then draw it alike.
+    logarithmic = ticks[0] > 0 and ticks[-1] / ticks[0] >= LOGARITHMIC_FROM
+    points = points.assign(place=np.log10(points["x"]) if logarithmic else points["x"])
+    places = np.log10(ticks).tolist() if logarithmic else ticks
     styles = _styles(trials)
     lines = [
-        trace
-        for method in styles
-        if len(mine := points[points["method"] == method])
-        for trace in _traces(method, styles[method], mine, field)
+        _line(method, style, rows, field)
+        for method, style in styles.items()
+        if len(rows := points[points["method"] == method])
     ]
     metric = str(points["metric"].iloc[0])
-    scale: Trace = {"type": "log"} if ticks[0] > 0 and ticks[-1] / ticks[0] >= 10 else {}
+    words = [f"{tick:g}" for tick in ticks]
     return {
-        "data": lines,
+        "data": [*_chosen(points[points["chosen"]]), *lines],
         "layout": {
-            "xaxis": {
-                "title": {"text": field},
-                "tickvals": ticks,
-                "ticktext": [f"{tick:g}" for tick in ticks],
-                **scale,
-            },
+            "xaxis": {"title": {"text": field}, "tickvals": places, "ticktext": words},
             "yaxis": {"title": {"text": METRIC_NAMES.get(metric, metric)}},
         },
     }
@@ -105,25 +104,32 @@ def _styles(trials: pd.DataFrame) -> dict[str, MethodStyle]:
     return method_styles(records)
 
 
-def _traces(method: str, style: MethodStyle, points: pd.DataFrame, field: str) -> list[Trace]:
-    """A method's line, and what was chosen of it."""
-    chosen = points[points["chosen"]]
-    line: Trace = {
+def _line(method: str, style: MethodStyle, points: pd.DataFrame, field: str) -> Trace:
+    return {
         "type": "scatter",
         "mode": "lines+markers",
         "name": escape(method),
         "meta": method,
+        **_places(points),
+        "text": [f"{field} {x:g}" for x in points["x"]],
         "line": {"color": style.colour, "dash": style.dash, "width": 2},
-        "marker": {"color": style.colour, "symbol": style.symbol, "size": 6},
-        "hovertemplate": f"{field} %{{x:g}}<br>%{{y:.2f}}",
+        "marker": {"color": style.colour, "symbol": style.symbol, "size": 8},
+        "hovertemplate": "%{text}<br>%{y:.2f}",
     }
-    mark = line | {"mode": "markers", "name": f"{escape(method)}, chosen", "showlegend": False}
-    mark |= {"marker": {"color": style.colour, **CHOSEN, "symbol": style.symbol}}
-    return [each | _places(rows) for each, rows in ((line, points), (mark, chosen)) if len(rows)]
+
+
+def _chosen(points: pd.DataFrame) -> list[Trace]:
+    """A disc behind what was chosen for each method."""
+    if points.empty:
+        return []
+    marker = {"color": SOFT, "symbol": "circle", "size": 18}
+    disc = {"type": "scatter", "mode": "markers", "name": "chosen", "hoverinfo": "skip"}
+    return [{**disc, **_places(points), "marker": marker, "opacity": GREYED}]
 
 
 def _places(points: pd.DataFrame) -> Trace:
-    return {"x": list(points["x"]), "y": [round(value, 4) for value in points["accuracy"]]}
+    accuracies = [round(value, 4) for value in points["accuracy"]]
+    return {"x": [round(place, 4) for place in points["place"]], "y": accuracies}
 
 
 def _table(trials: pd.DataFrame) -> str:

@@ -74,7 +74,8 @@ def test_artifacts_hold_every_image(finished):
 
 
 def test_every_table_has_rows(finished):
-    tables = {name: pd.read_parquet(finished.store.tables / f"{name}.parquet") for name in SCHEMAS}
+    names = [name for name in SCHEMAS if name != "tuning"]  # Nothing is tuned.
+    tables = {name: pd.read_parquet(finished.store.tables / f"{name}.parquet") for name in names}
     assert sorted(tables["results"]["method"]) == METHODS
     assert set(tables["pruning"]["comparison"]) == {"rates"}
     assert set(tables["merging"]["comparison"]) == {"rates"}
