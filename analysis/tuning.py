@@ -49,7 +49,7 @@ def orders(trials: pd.DataFrame) -> Orders | None:
         return None
     by_values = known.groupby("values", sort=False)
     shared_by_all = [
-        (each["accuracy"].mean(), -each["loss"].mean(), values)
+        (each["accuracy"].mean(), -each["loss"].mean(), str(values))
         for values, each in by_values
         if set(each["method"]) == methods
     ]

@@ -31,7 +31,7 @@ def tuning(findings: ReportContext) -> str:
     trials = findings.table("tuning")
     if trials.empty:
         return ""
-    views = {
+    views: dict[Key, str] = {
         (dataset, capacity, recipe): _setting(findings, (dataset, capacity, recipe), rows)
         for (recipe, dataset, capacity), rows in by_setting(trials)
     }
