@@ -167,8 +167,11 @@ def _estimates(selection: Selection, options: Options, console: Console) -> Esti
         return preflight(selection, options, console)
     except UserError:
         if found := published_forecast(selection, options.weights):
-            words = hours_in_words(found.macs, selection.unfinished(), {})
+            left = selection.unfinished()
+            words = hours_in_words(found.macs, left, {})
             line(console, f"{words}, by the published numbers of images")
+            for words in tuning_in_words(selection, expected_seconds(found.macs, left, {}, {})):
+                line(console, words)
         raise
 
 
