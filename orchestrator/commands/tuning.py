@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from rich.table import Table
 
 from orchestrator.errors import UserError
-from orchestrator.store.searches import Candidate, Search, in_words, read_searches, stored_choice
+from orchestrator.store.searches import Search, in_words, read_searches, stored_choice
 from orchestrator.store.store import Store
 from orchestrator.study.selection import Selection
 from trainables.cell.cell import is_trial
@@ -58,21 +58,24 @@ def trials_table(store: Store) -> Table:
         choice = stored_choice(store, search)
         for candidate in search.candidates:
             chosen = choice is not None and candidate.values == choice.values
+            words = in_words(candidate.values)
             for trial in candidate.trials:
-                table.add_row(*_row(store, search, candidate, trial), "chosen" if chosen else "")
+                table.add_row(*_row(store, search, trial, words), "chosen" if chosen else "")
+        for teacher in filter(is_trial, search.cells):
+            table.add_row(*_row(store, search, teacher, "teaches trials"), "")
     return table
 
 
-def _row(store: Store, search: Search, candidate: Candidate, trial: str) -> list[str]:
+def _row(store: Store, search: Search, trial: str, tries: str) -> list[str]:
     stored = store.cell(trial)
     report, result = stored.last_report(), stored.result() if stored.is_trained() else None
     accuracy = report.get("best_accuracy") if result is None else result["accuracy"]
     loss = result and result["loss"]
-    stopped = "stopped" if result and result["stopped"] else None
+    stopped = "stopped" if result and result["stopped"] else ""
     return [
         trial,
         search.name,
-        in_words(candidate.values),
+        tries,
         ", gentler: ".join(filter(None, (stopped or str(stored.state()), stored.gentler()))),
         f"{report['epoch']}/{report['epochs']}" if report else "",
         f"{accuracy:.2f} %" if accuracy is not None else "",

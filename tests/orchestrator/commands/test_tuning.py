@@ -1,0 +1,62 @@
+"""What is told of a tuning: the list of its trials, and what a launch would take."""
+
+from made_cells import CELL
+
+from orchestrator.store.searches import Candidate, Search, write_searches
+from trainables.cell.cell import Cell
+
+TRIALS = [
+    Cell.model_validate(
+        CELL.model_dump()
+        | {"trial": "none", "seed": 1000, "recipe": CELL.recipe.model_dump() | {"lr": rate}}
+    )
+    for rate in (0.1, 0.2)
+]
+
+
+def test_trials_are_listed_apart_with_what_they_try_and_what_was_chosen(call, store):
+    search = Search(
+        recipe="mine",
+        place={"method": "topk"},
+        scheduler="none",
+        candidates=[
+            Candidate(values={"lr": trial.recipe.lr}, trials=(trial.id,)) for trial in TRIALS
+        ],
+        cells=(CELL.id,),
+    )
+    store.create({"name": "study"}, [CELL], TRIALS)
+    write_searches(store, [search])
+    for trial, accuracy in zip(TRIALS, (90.0, 80.0), strict=True):
+        store.cell(trial.id).save_best(b"weights", {})
+        result = {"accuracy": accuracy, "loss": 0.25, "stopped": accuracy < 90}
+        store.cell(trial.id).write_result(result)
+    status, out, _ = call("cells", store.path, "--tuning")
+    rows = [line.split() for line in out[1:]]
+    assert status == 0
+    assert rows == [
+        [TRIALS[0].id, "mine,", "topk", "lr", "0.1", "done", "90.00", "%", "0.250", "chosen"],
+        [TRIALS[1].id, "mine,", "topk", "lr", "0.2", "stopped", "80.00", "%", "0.250"],
+    ]
+    _, out, _ = call("cells", store.path)
+    assert [line.split()[0] for line in out[1:]] == [CELL.id]
+    _, out, _ = call("clean", store.path, "--orphans")
+    assert out == ["nothing to remove"]
+
+
+def test_a_study_that_tunes_nothing_has_no_trials_to_list(call, store):
+    status, _, err = call("cells", store.path, "--tuning")
+    assert status == 2
+    assert err.startswith(f"error: {store.path} has no section tuning")
+
+
+def test_a_dry_run_says_what_trials_cost_and_that_cells_wait(call, tmp_path):
+    setting = 'tuning.smoke={"values": {"lr": [1e-4, 1e-3, 1e-2]}}'
+    options = ("--study", "smoke", "--set", setting, "--only", "*-topk-*-r0.25-*")
+    status, out, _ = call("run", *options, "--storage", tmp_path / "runs", "--dry-run")
+    assert status == 0
+    out = "\n".join(out)
+    assert "waiting for its choice" in out
+    assert "1 cells: 1 pending" in out
+    assert "also selected to choose values of recipes: 3 trials" in out
+    assert "tuning smoke: " in out
+    assert " GPU hours, 75 % of what is left" in out
