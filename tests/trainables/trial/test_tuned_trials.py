@@ -7,6 +7,7 @@ import pytest
 
 from trainables.cell.cell_folder import CellFolder
 from trainables.trial.cell_training import CellTraining
+from trainables.trial.config import TrialConfig
 
 
 @pytest.fixture
@@ -28,11 +29,14 @@ def result_of(folder):
 def test_a_tuned_cell_is_the_cell_of_that_recipe_and_records_what_was_chosen(
     make_cell, trial_config, folder, tmp_path
 ):
-    tuned = replace(trial_config(make_cell(epochs=1)), tuned='{"lr": 0.02}')
+    tuned = replace(TrialConfig.from_dict(trial_config(make_cell(epochs=1))), tuned='{"lr": 0.02}')
     to_the_end(CellTraining(tuned))
     weights, result = folder.load_best(), result_of(folder)
     assert result["tuned"] == {"lr": 0.02}
-    plain = replace(trial_config(make_cell(epochs=1, lr=0.02)), folder=str(tmp_path / "plain"))
+    plain = replace(
+        TrialConfig.from_dict(trial_config(make_cell(epochs=1, lr=0.02))),
+        folder=str(tmp_path / "plain"),
+    )
     to_the_end(CellTraining(plain))
     assert CellFolder(tmp_path / "plain").load_best() == weights
     assert not {"tuned", "loss"} & set(result_of(CellFolder(tmp_path / "plain")))
