@@ -2,7 +2,7 @@
 
 from base64 import b64decode, b64encode
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Self
 
@@ -11,7 +11,14 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from analysis.aliases import Floats, Row
-from analysis.intervals import clustered_wilson, percentile_interval, resampled_map, wilson
+from analysis.intervals import (
+    clustered_wilson,
+    percentile_interval,
+    resampled_map,
+    resampled_mean,
+    resampled_quantile,
+    wilson,
+)
 
 
 def prediction_arrays(predictions: pd.DataFrame) -> dict[str, np.ndarray]:
@@ -20,13 +27,18 @@ def prediction_arrays(predictions: pd.DataFrame) -> dict[str, np.ndarray]:
     Returns:
         `image` [M] and `unit` [M]: the column `unit`, which names what images have in common
         that are not independent, or the image itself. Of a single label `right` [M], of several
-        `scores` [M, classes] and `shown` [M, classes].
+        `scores` [M, classes] and `shown` [M, classes]. Of an embedding `cosine` and `neighbours`
+        [M], in percent, and where there are labels `right`.
     """
     rows = predictions.sort_values("image")
     found = {"image": rows["image"].to_numpy(np.int64)}
     found["unit"] = rows["unit"].to_numpy(np.int64) if "unit" in rows else found["image"]
+    if "cosine" in rows:
+        found |= {name: rows[name].to_numpy(np.float64) for name in ("cosine", "neighbours")}
     if "scores" not in rows:
-        return found | {"right": (rows["target"] == rows["class_1"]).to_numpy()}
+        labelled = "target" in rows
+        right = {"right": (rows["target"] == rows["class_1"]).to_numpy()} if labelled else {}
+        return found | right
     scores = np.stack(list(rows["scores"]))
     shown = np.zeros(scores.shape, dtype=np.bool_)
     for place, classes in enumerate(rows["target"]):
@@ -45,14 +57,20 @@ class Answers:
     right: NDArray[np.bool_] | None = None
     """Single label: whether the likeliest class is the label, [M]."""
     score: float = np.nan
-    """Several labels: mean average precision, in percent."""
+    """Several labels: mean average precision; embedding: mean cosine; in percent."""
     resampled: Floats | None = None
-    """Several labels: the same of every resample, [resamples], in percent."""
+    """The same of every resample, [resamples], in percent."""
+    intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """Embedding: 95 % intervals of its other numbers by name, in percent."""
 
     @classmethod
     def of(cls, predictions: Mapping[str, np.ndarray]) -> Self:
-        """Take what `prediction_arrays` returns; several labels are resampled, for seconds."""
+        """Take what `prediction_arrays` returns; all but a single label is resampled."""
         image, unit = predictions["image"], predictions["unit"]
+        if "cosine" in predictions:
+            cosine = predictions["cosine"]
+            found, others = resampled_mean(cosine, unit), _of_embedding(predictions)
+            return cls(image, unit, score=cosine.mean(), resampled=found, intervals=others)
         if "right" in predictions:
             return cls(image, unit, predictions["right"])
         score, resampled = resampled_map(predictions["scores"], predictions["shown"], unit)
@@ -65,7 +83,9 @@ class Answers:
         if row["right"] is not None:
             bits = np.frombuffer(b64decode(row["right"]), dtype=np.uint8)
             return cls(image, unit, np.unpackbits(bits, count=len(image)).astype(np.bool_))
-        return cls(image, unit, score=row["score"], resampled=np.array(row["resampled"]))
+        others = {name: (low, high) for name, (low, high) in row.get("intervals", {}).items()}
+        drawn = np.array(row["resampled"])
+        return cls(image, unit, score=row["score"], resampled=drawn, intervals=others)
 
     def as_row(self) -> Row:
         """Return all of it as what JSON can hold, a bit an image for single labels."""
@@ -74,11 +94,12 @@ class Answers:
         )
         resampled = None if self.resampled is None else self.resampled.tolist()
         places = {"image": _packed(self.image), "unit": _packed(self.unit)}
-        return places | {"right": right, "score": self.score, "resampled": resampled}
+        others = {"intervals": dict(self.intervals)} if self.intervals else {}
+        return places | {"right": right, "score": self.score, "resampled": resampled} | others
 
     @property
     def accuracy(self) -> float:
-        """Top-1 accuracy or mean average precision, in percent."""
+        """Top-1 accuracy, mean average precision or mean cosine, in percent."""
         return self.score if self.right is None else float(100 * self.right.mean())
 
     @cached_property
@@ -100,15 +121,32 @@ class Answers:
 
     @property
     def draws(self) -> Floats:
-        """Mean average precision of every resample, in percent; of several labels."""
+        """The score of every resample, in percent; of all but single labels."""
         assert self.resampled is not None, "a single label is not resampled"
         return self.resampled
 
     @property
     def hits(self) -> NDArray[np.bool_]:
         """Whether each image is answered right; of a single label."""
-        assert self.right is not None, "several labels are not right or wrong"
+        assert self.right is not None, "only a single label is right or wrong"
         return self.right
+
+
+LOW = 0.05
+"""Of the images' cosines, this share is below `cosine_p5`."""
+
+
+def _of_embedding(predictions: Mapping[str, np.ndarray]) -> dict[str, tuple[float, float]]:
+    """Return the intervals of an embedding's numbers beside the mean cosine, by their names."""
+    unit = predictions["unit"]
+    drawn = {
+        "cosine_p5": resampled_quantile(predictions["cosine"], unit, LOW),
+        "neighbours": resampled_mean(predictions["neighbours"], unit),
+    }
+    if "right" in predictions:
+        drawn["knn"] = resampled_mean(100.0 * predictions["right"], unit)
+    ends = {name: percentile_interval(values) for name, values in drawn.items()}
+    return {name: (float(low), float(high)) for name, (low, high) in ends.items()}
 
 
 def unit_sums(answers: Sequence[Answers]) -> tuple[Floats, Floats]:

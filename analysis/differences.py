@@ -216,8 +216,8 @@ class _Compared:
         first, second = (
             np.array([places[pair[side].cell_id] for pair in pairs]) for side in (0, 1)
         )
-        several_labels = self._of_cells[0].right is None
-        found = (self._scores if several_labels else self._shares)(first, second)
+        resampled = self._of_cells[0].right is None
+        found = (self._scores if resampled else self._shares)(first, second)
         shared = {"n": len(self._of_cells[0].image), "covers": IMAGES}
         columns = [column.tolist() for column in found.values()]
         return [shared | dict(zip(found, row, strict=True)) for row in zip(*columns, strict=True)]

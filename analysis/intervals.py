@@ -4,6 +4,7 @@ The images are a sample of all images of their kind. What is independent is a un
 all images of one source. Shares are in [0, 1], mean average precision in percent.
 """
 
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -196,6 +197,48 @@ def resampled_map(scores: np.ndarray, shown: np.ndarray, unit: Ints) -> tuple[fl
     ]
     resampled = np.concatenate(drawn)
     return float(estimate), resampled + 2 * (estimate - resampled.mean())
+
+
+def resampled_mean(values: np.ndarray, unit: Ints) -> Floats:
+    """Return the mean of every resample of the units, [resamples].
+
+    Args:
+        values: [images].
+        unit: Unit of each image, [images].
+    """
+    mean = float(values.mean())
+    _, unit = np.unique(unit, return_inverse=True)
+    apart, sizes = np.bincount(unit, values - mean), np.bincount(unit)
+    drawn = [counts.T @ np.stack([apart, sizes], axis=1) for counts in _drawn(len(sizes))]
+    total, images = np.concatenate(drawn).T
+    return mean + total / images
+
+
+def resampled_quantile(values: np.ndarray, unit: Ints, share: float) -> Floats:
+    """Return the quantile of every resample of the units, [resamples].
+
+    That is the least of the values that `share` of the drawn images do not exceed.
+
+    Args:
+        values: [images].
+        unit: Unit of each image, [images].
+        share: In (0, 1).
+    """
+    order = np.argsort(values, kind="stable")
+    _, unit = np.unique(unit, return_inverse=True)
+    found = []
+    for counts in _drawn(int(unit.max()) + 1):
+        images = counts[unit[order]].cumsum(axis=0, dtype=np.float32)
+        reached = images >= (share - 1e-7) * images[-1]  # Of whole numbers, rounded.
+        found.append(values[order][reached.argmax(axis=0)])
+    return np.concatenate(found)
+
+
+def _drawn(units: int) -> Iterator[NDArray[np.float64]]:
+    """Yield `resamples`, some at a time."""
+    counts = resamples(units)
+    for start in range(0, RESAMPLES, AT_ONCE):
+        yield counts[:, start : start + AT_ONCE].astype(np.float64)
 
 
 class _Ranked(NamedTuple):

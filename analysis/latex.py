@@ -12,7 +12,11 @@ from analysis.aliases import Row
 
 BASELINE = "baseline"
 MISSING = "--"
-METRICS = {"top1": r"Top-1 accuracy (\%)", "map": r"Mean average precision (\%)"}
+METRICS = {
+    "top1": r"Top-1 accuracy (\%)",
+    "map": r"Mean average precision (\%)",
+    "cosine": r"Cosine to the unreduced host $\times$ 100",
+}
 SPECIAL = {
     **{character: f"\\{character}" for character in "&%$#_{}"},
     "\\": r"\textbackslash{}",

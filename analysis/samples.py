@@ -84,7 +84,7 @@ class EvaluatedCell(NamedTuple):
     artifacts: CellArtifacts
     """The patterns are used, the features are not."""
     predictions: pd.DataFrame
-    """A row an image: `image`, `target`, and `class_1` or `scores`."""
+    """A row an image: `image`, and `target` with `class_1` or `scores` where there are labels."""
 
 
 class SampleAnswers(NamedTuple):
@@ -193,6 +193,8 @@ def answers(predictions: pd.DataFrame, images: Sequence[int] | np.ndarray) -> Sa
     threshold of probability one would choose.
     """
     rows = predictions.set_index("image").loc[np.asarray(images)]
+    if "target" not in rows:
+        return SampleAnswers([()] * len(rows), [()] * len(rows))
     if "scores" not in rows:
         labels, best = (rows[name].to_numpy()[:, None].tolist() for name in ("target", "class_1"))
         return SampleAnswers([tuple(row) for row in labels], [tuple(row) for row in best])

@@ -50,6 +50,9 @@ _DIFFERENCE: Schema = {
 MEASURED = ("speed_up", "images_per_second", "peak_memory_mb", "latency_ms")
 """Columns of `results` that follow from the table `speed`."""
 
+EMBEDDING = ("cosine_p5", "neighbours", "knn")
+"""Numbers of an embedding beside the mean cosine, each with an interval."""
+
 SEED_MEASURES = ("accuracy", "top1", "top5", "map", "loss", "gmacs", "train_seconds")
 """Columns of `results` that `seeds` aggregates."""
 
@@ -75,6 +78,8 @@ SCHEMAS: dict[str, Schema] = {
         "accuracy": "float64",
         **_INTERVAL,
         **dict.fromkeys(("top1", "top5", "map", "loss"), "float64"),
+        "cosine": "float64",
+        **{f"{name}{part}": "float64" for name in EMBEDDING for part in ("", "_low", "_high")},
         "images": "Int64",
         "tokens": "object",
         **dict.fromkeys(("gmacs", "gflops"), "float64"),
@@ -361,7 +366,12 @@ def _interval(record: CellRecord, answers: Answers | None) -> Row:
         low, high = (
             100 * float(end) for end in wilson(record.metrics["top1"] / 100 * images, images)
         )
-    return {"accuracy_low": low, "accuracy_high": high}
+    others = {
+        f"{name}_{end}": value
+        for name, ends in answers.intervals.items()
+        for end, value in zip(("low", "high"), ends, strict=True)
+    }
+    return {"accuracy_low": low, "accuracy_high": high, **others}
 
 
 def _why_missing(record: CellRecord) -> str | None:

@@ -16,6 +16,7 @@ from reduction.model import ReducedVisionTransformer
 from reduction.schedule import make_schedule
 from trainables.cell.cell import Cell
 from trainables.cell.json_records import Metrics
+from trainables.embedding import compare
 from trainables.loop.data import CellData
 from trainables.loop.device_batches import DeviceBatches
 from trainables.loop.metrics import mean_average_precision, top_k_accuracy
@@ -30,6 +31,8 @@ BATCH_SIZE = 128
 """Images a forward pass."""
 TOP = 5
 """Classes of each image that the predictions name."""
+LOW = 0.05
+"""Of the images' cosines, this share is below `cosine_p5`."""
 
 
 Columns = dict[str, np.ndarray | list[np.ndarray]]
@@ -50,10 +53,12 @@ class Evaluation:
             [M, N0], both uint8 (uint16 from 255 patches on). Padding and fused tokens in `kept_l`
             are the type's maximum.
         features: `cls_l` float32 [M, C], the CLS token after each stage block and the last block;
-            in temporary files rather than in memory.
+            of an embedding `pooled`, too; in temporary files rather than in memory.
         predictions: A row an image: `image`, `target`, `loss` and, for a single label, `class_i`
             and `score_i` (probability), the i-th most likely class; for several labels, `target`
-            lists class indices and `scores` the probability of every class.
+            lists class indices and `scores` the probability of every class. Of an embedding
+            `cosine` and `neighbours` (see `trainables.embedding.Likeness`), no loss, and where
+            there are labels `target` and `class_1`, that of most of the nearest images.
         notes: Lines on what does not go as the recipe says.
     """
 
@@ -103,23 +108,31 @@ def evaluate_cell(
         first = next(batches)  # As the others are: compiled code is for tensors of one kind.
     arriving = DeviceBatches(chain([first], batches), device, data.normalise)
     traced = InferencePass(model, traced=True, compiling=compiling)
-    found, features = _run(traced, arriving, device, dtype)
-    describe = _multi_label if dataset.task == "multi_label" else _single_label
-    scores, columns = describe(found["logits"], found["target"])
-    losses = image_losses(recipe, dataset.task, found["logits"], found["target"])
+    embeds = dataset.task == "embedding"
+    host = _host(traced, cell, host_weights) if embeds else None
+    found, features = _run(traced, arriving, device, dtype, host)
+    if embeds:
+        scores, columns = _embedding(features, found["target"], device)
+    else:
+        describe = _multi_label if dataset.task == "multi_label" else _single_label
+        scores, columns = describe(found["logits"], found["target"])
+        losses = image_losses(recipe, dataset.task, found["logits"], found["target"])
+        scores |= {"loss": losses.double().mean().item()}
+        columns |= {"loss": losses.numpy()}
     metrics: Metrics = {
         "metric": dataset.metric,
         "accuracy": scores[dataset.metric],
         **scores,
-        "loss": losses.double().mean().item(),
-        "images": len(losses),
+        "images": len(found["image"]),
         **_cost(model, found),
         **({} if cell.schedule is None else {"keep_rate": _keep_rate(model)}),
         "compiled": compiling.on,
         "select_on": recipe.select_on,
         "family": reduction.METHODS[cell.method].family,
     }
-    predictions = {"image": found["image"].numpy(), **columns, "loss": losses.numpy()}
+    if embeds and metrics["family"] != "baseline":
+        metrics["capped"] = _capped(model, metrics["tokens"])
+    predictions = {"image": found["image"].numpy(), **columns}
     if dataset.units is not None:
         predictions["unit"] = dataset.units[predictions["image"]]
     return Evaluation(
@@ -137,18 +150,26 @@ def _run(
     batches: Iterable[Sequence[Tensor]],
     device: torch.device,
     dtype: torch.dtype | None,
+    host: InferencePass | None = None,
 ) -> tuple[dict[str, Tensor], dict[str, np.ndarray]]:
     """Run all batches; return what there is of every image by name, and its features.
 
     Logits, targets and patterns stay on the device to the end; features, which are large, do not.
+    With a `host`, what the model returns are features, too, and `host` are those of the host.
     """
     found = []
     with SpooledArrays() as features:
         for images, targets, index in batches:
             with autocast(device, dtype):
                 logits, patterns, cls = traced.run(images, index)
-            found.append({"logits": logits.float(), "target": targets, "image": index, **patterns})
-            features.add(cls)
+                of_host = host.run(images, index)[0] if host and host is not traced else logits
+            kept = {"target": targets, "image": index, **patterns}
+            if host is None:
+                found.append({"logits": logits.float(), **kept})
+                features.add(cls)
+            else:
+                found.append(kept)
+                features.add({**cls, "pooled": logits.float(), "host": of_host.float()})
         joined = {name: _joined([batch[name] for batch in found]).cpu() for name in found[0]}
         return joined, features.arrays()
 
@@ -202,11 +223,63 @@ def _multi_label(logits: Tensor, targets: Tensor) -> tuple[Metrics, Columns]:
     return {"map": mean, "classes_without_positives": undefined}, columns
 
 
-def _keep_rate(model: ReducedVisionTransformer) -> float:
-    """Return the keep rate that asks for as many tokens after the last of the same blocks."""
+def _host(traced: InferencePass, cell: Cell, weights: Path | None) -> InferencePass:
+    """Return a pass through the host without reduction, of the same weights: a baseline's own."""
+    if reduction.METHODS[cell.method].family == "baseline":
+        return traced
+    unreduced = {"method": "deit", "options": {}}
+    host = build_model(cell.model_copy(update=unreduced), 0, pretrained=False, weights=weights)
+    of_model = traced.model.state_dict()
+    host.load_state_dict({name: of_model[name] for name in host.state_dict()})
+    return InferencePass(host.to(next(traced.model.parameters()).device).eval())
+
+
+def _embedding(
+    features: dict[str, np.ndarray], targets: Tensor, device: torch.device
+) -> tuple[Metrics, Columns]:
+    """Return the metrics and columns of pooled features; the host's are taken out of them."""
+    of_host, pooled = features.pop("host"), features["pooled"]
+    own = torch.from_numpy(np.array(pooled)).to(device)
+    other = own if np.array_equal(of_host, pooled) else torch.from_numpy(np.array(of_host))
+    labelled = targets.ndim == 1 and len(targets.unique()) > 1
+    found = compare(own, other.to(device), targets.to(device) if labelled else None)
+    cosine, neighbours = (100 * part.double().cpu().numpy() for part in found[:2])
+    metrics: Metrics = {
+        "cosine": float(cosine.mean()),
+        "cosine_p5": float(np.quantile(cosine, LOW, method="inverted_cdf")),
+        "neighbours": float(neighbours.mean()),
+    }
+    columns: Columns = {"cosine": cosine, "neighbours": neighbours}
+    if found.vote is not None:
+        vote = found.vote.cpu()
+        metrics |= {"knn": 100 * (vote == targets).double().mean().item()}
+        columns |= {"target": targets.numpy(), "class_1": vote.numpy()}
+    return metrics, columns
+
+
+def _capped(model: ReducedVisionTransformer, tokens: Mapping[str, float]) -> dict[str, float]:
+    """Return how many tokens were asked for after the blocks that leave more of them.
+
+    Some methods can remove no more than half of the tokens at a block; one may be left over, of
+    those that are fused.
+    """
+    asked = _asked(model)
+    return {
+        block: asked[int(block)] for block, left in tokens.items() if left > asked[int(block)] + 1
+    }
+
+
+def _asked(model: ReducedVisionTransformer) -> dict[int, int]:
+    """Return how many patch tokens are asked for after each block that reduces."""
     patches, blocks = model.patch_embed.num_patches, model.reduction_loc
     asked = make_schedule(len(model.blocks), **model.amount._asdict(), reduction_loc=blocks)
-    left = max(1, asked.targets(patches)[-1])
+    return dict(zip(asked.blocks, asked.targets(patches), strict=True))
+
+
+def _keep_rate(model: ReducedVisionTransformer) -> float:
+    """Return the keep rate that asks for as many tokens after the last of the same blocks."""
+    left = max(1, list(_asked(model).values())[-1])
+    patches, blocks = model.patch_embed.num_patches, model.reduction_loc
     return round((left / patches) ** (1 / len(blocks)), 6)
 
 

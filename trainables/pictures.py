@@ -44,7 +44,7 @@ def eval_pictures(
         ValueError: The dataset is not as published, or an image cannot be decoded.
     """
     dataset = open_dataset(cell.dataset, data_root, index_folder)
-    transform = eval_transform(cell.recipe, dataset.task)
+    transform = eval_transform(cell.recipe, cell.recipe.task or dataset.task)
     pixels = (transform(dataset.val.image(image)) for image in images)
     return [_data_uri(rgb.permute(1, 2, 0).numpy()) for rgb in pixels], dataset.class_names
 

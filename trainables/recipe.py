@@ -66,6 +66,10 @@ class Recipe(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     # Start
+    task: Literal["embedding"] | None = Field(default=None, json_schema_extra=ADDED_LATER)
+    """What the images are asked: their labels (`null`), or with `embedding` nothing but what the
+    host makes of them. Then nothing trains (`epochs: 0`), labels are not needed, and a cell is as
+    good as its pooled features are like those of its host without reduction."""
     host: str = "deit_{capacity}_patch16_224.fb_in1k"
     """A timm VisionTransformer, `local-dir:FOLDER` (a folder with `config.json` and weights, in the
     layout of the Hugging Face hub), `digits_tiny_patch4_32` or `digits_small_patch4_32`, or
@@ -296,6 +300,12 @@ class Recipe(BaseModel):
             )
         if self.crop_scale[0] > self.crop_scale[1]:
             raise ValueError(f"crop_scale is {self.crop_scale}, but must ascend")
+        return self
+
+    @model_validator(mode="after")
+    def _embeddings_are_not_trained(self) -> Self:
+        if self.task == "embedding" and self.epochs:
+            raise ValueError(f"epochs is {self.epochs}, but must be 0 where task is 'embedding'")
         return self
 
     @model_validator(mode="after")

@@ -18,7 +18,11 @@ from analysis.statistics import pareto_front
 
 Figure = dict[str, Any]
 
-METRIC_NAMES = {"top1": "top-1 accuracy (%)", "map": "mAP (%)"}
+METRIC_NAMES = {
+    "top1": "top-1 accuracy (%)",
+    "map": "mAP (%)",
+    "cosine": "100 x cosine to the unreduced host",
+}
 
 
 class CostAxis(NamedTuple):

@@ -8,6 +8,7 @@ import pandas as pd
 
 from analysis.records import asked_for, budget_of
 from analysis.report import markup
+from analysis.report.embeddings import METRIC, SCORE_IN_WORDS
 from analysis.report.groups import SETTING, Key, evaluated, images_used
 from analysis.report.report_context import ReportContext
 
@@ -28,6 +29,7 @@ SELECTED = (
     "Each run's best epoch was picked on the images that these accuracies are of (select_on: "
     "val), as in the published study, so all of them are a little too high."
 )
+FEATURES_COVER = "The intervals say what other images of the kind would change."
 COLUMNS = (
     *("Budget", "Cannot be told from the best", "Accuracy, %", "Against the unreduced, points"),
     *("Speed-up", "GMACs saved", "MiB"),
@@ -198,7 +200,11 @@ def _detail(row: Mapping[Any, Any]) -> list[str]:
 def _conditions(findings: ReportContext, rows: pd.DataFrame) -> str:
     """Say beside the numbers what they leave out."""
     said = [COVERS[covers] for covers in COVERS if (rows["covers"] == covers).any()]
-    if any(record.metrics.get("select_on") == "val" for record in findings.records):
+    done = evaluated(findings.records)
+    scored = [record for record in done if record.metrics.get("metric") != METRIC]
+    if len(scored) < len(done):
+        said = [SCORE_IN_WORDS, *(said if scored else [FEATURES_COVER])]
+    if any(record.metrics.get("select_on") == "val" for record in scored):
         said.append(SELECTED)
     if rows["device"].isna().all():
         said.append("No speed has been measured yet (tokensweep measure STUDY).")

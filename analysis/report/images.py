@@ -11,6 +11,7 @@ from analysis.image_choice import Rule
 from analysis.overlays import HUES
 from analysis.records import cells_at_rate, rate_in_words
 from analysis.report import markup
+from analysis.report.embeddings import without_labels
 from analysis.report.groups import AT_RATE, Key, by_setting, rates_of, title
 from analysis.report.mosaic import Mosaic, MosaicRow
 from analysis.report.report_context import ReportContext
@@ -46,9 +47,13 @@ class Panel(NamedTuple):
     """Cells with reduction, each with its method, in the order of the methods."""
     baselines: list[tuple[str, SampledCell]]
     """Cells without."""
+    labelled: bool
+    """Whether images have labels, and cells answers."""
 
     def answer(self, cell: SampledCell, place: int) -> str:
-        """Say what a cell takes a chosen image for, and whether that is right."""
+        """Say what a cell takes a chosen image for, and whether that is right; of labels only."""
+        if not self.labelled:
+            return ""
         mark = RIGHT if cell.right[place] else WRONG
         return f"{mark} {self.names(cell.predicted[place])}"
 
@@ -116,7 +121,7 @@ def _panels(findings: ReportContext, sample: Sample) -> Iterator[tuple[float, Pa
         sides: dict[bool, list[tuple[str, SampledCell]]] = {True: [], False: []}
         for record in meeting:
             sides[record.family == BASELINE].append((record.method, sampled[record.cell_id]))
-        yield rate, Panel(sample, columns=sides[False], baselines=sides[True])
+        yield rate, Panel(sample, sides[False], sides[True], labelled=not without_labels(records))
 
 
 def _view(panel: Panel, pictures: dict[str, int]) -> str:
@@ -134,10 +139,11 @@ def _description(panel: Panel, pictures: dict[str, int]) -> Trace:
         {
             "rule": RULES[chosen.rule],
             "title": f"image {chosen.image}",
-            "label": f"label: {panel.names(chosen.labels)}",
+            "label": f"label: {panel.names(chosen.labels)}" if panel.labelled else "",
             "picture": chosen.picture and pictures.setdefault(chosen.picture, len(pictures)),
             "plain": [
-                f"{panel.answer(cell, place)} ({method})" for method, cell in panel.baselines
+                f"{panel.answer(cell, place)} ({method})"
+                for method, cell in (panel.baselines if panel.labelled else ())
             ],
             "answers": [panel.answer(cell, place) for _, cell in panel.columns],
             "overlays": [
@@ -159,7 +165,8 @@ def _mosaic(panel: Panel) -> Mosaic:
     """Return the same as a figure."""
     rows = [
         MosaicRow(
-            title=f"image {chosen.image}: {panel.names(chosen.labels)}",
+            title=f"image {chosen.image}"
+            + (f": {panel.names(chosen.labels)}" if panel.labelled else ""),
             picture=chosen.picture,
             answers=[panel.answer(cell, place) for _, cell in panel.columns],
             overlays=[

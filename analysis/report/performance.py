@@ -5,6 +5,7 @@ from html import escape
 
 from analysis.records import CellRecord
 from analysis.report import charts, markup
+from analysis.report.embeddings import of_features
 from analysis.report.figures import Panels
 from analysis.report.groups import (
     SETTING,
@@ -65,7 +66,8 @@ def accuracy(findings: ReportContext) -> str:
         "keep rates are not equal costs: compare at equal cost above and below. "
         f"{_cells_drawn(findings.records)} Computed on all evaluation images: {images_used(done)}."
     )
-    return legend(findings.records) + markup.figure(markup.views(views, SETTING), caption)
+    charted = markup.figure(markup.views(views, SETTING), caption)
+    return legend(findings.records) + charted + of_features(findings)
 
 
 def _families(cells: Sequence[CellRecord]) -> dict[str, set[str]]:

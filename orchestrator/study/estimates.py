@@ -40,7 +40,8 @@ class DiskNeed:
         with_average = cell.recipe.ema_decay is not None
         state = weights * (4 if with_average else 3)  # Weights, two moments, their average.
         stages, patches = len(cell.reduction_loc), model.patch_embed.num_patches
-        features = 4 * model.embed_dim * (stages + 1)
+        pooled = dataset.task == "embedding"
+        features = 4 * model.embed_dim * (stages + 1 + pooled)
         patterns = (1 if patches < 255 else 2) * patches * stages
         several = dataset.task == "multi_label"
         predictions = 4 * len(dataset.class_names) if several else BYTES_A_PREDICTION

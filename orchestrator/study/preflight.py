@@ -111,18 +111,18 @@ def forecast(
     """
     found = Estimates()
     # Reduced models share their host's weights: one host serves all methods and rates.
-    hosts: dict[tuple[str, str], VisionTransformer] = {}
+    hosts: dict[tuple[str, str, str], VisionTransformer] = {}
     known: dict[str, tuple[float, DiskNeed]] = {}
     for cell in cells:
         kind = cell.model_dump_json(exclude=NO_MATTER)
         if kind in known:
             found.macs[cell.id], found.disk[cell.id] = known[kind]
             continue
-        dataset = datasets[cell.dataset]
         try:
-            if (cell.host, cell.dataset) not in hosts:
-                hosts[cell.host, cell.dataset] = _host(cell, dataset, weights)
-            host = hosts[cell.host, cell.dataset]
+            dataset = datasets[cell.dataset].asked(cell.recipe.task)
+            if (of := (cell.host, cell.dataset, dataset.task)) not in hosts:
+                hosts[of] = _host(cell, dataset, weights)
+            host = hosts[of]
             model = _reduce(host, cell)
             _check_rates(cell, model, host)
             check_distillation(cell, model, dataset, weights)

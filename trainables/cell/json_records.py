@@ -140,10 +140,21 @@ class Metrics(TypedDict, total=False):
     top5: float
     map: float
     classes_without_positives: int
+    cosine: float
+    """Mean over images of 100 x the cosine of the pooled feature to that of the host without
+    reduction; so are the next three in percent."""
+    cosine_p5: float
+    """Its 5th percentile over images."""
+    neighbours: float
+    """Share of an image's nearest other images that are those of the host without reduction."""
+    knn: float
+    """Images whose nearest other images have their label, by majority; where there are labels."""
     loss: float
     images: int
     tokens: dict[str, float]
     """Mean number of tokens after each block that reduces them, by the block's index."""
+    capped: dict[str, float]
+    """Of embeddings: number of tokens asked for after a block that cannot reduce to as few."""
     keep_rate: float
     """Where the budget is none: the one that leaves as many tokens after the last stage."""
     gmacs: float

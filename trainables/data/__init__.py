@@ -25,13 +25,14 @@ DATASETS: dict[str, str] = {
     "folder": "trainables.data.folder",
     "tar": "trainables.data.tar_archives",
     "hf": "trainables.data.hugging_face",
+    "images": "trainables.data.images",
     **dict.fromkeys(TORCHVISION, "trainables.data.torchvision_sets"),
     "digits": "trainables.data.digits",
     "digits_multi": "trainables.data.digits_multi",
     "digits_scenes": "trainables.data.digits_scenes",
 }
 """Dataset -> module that opens it, imported when asked for: listing names imports none of them."""
-NAMED = ("folder", "tar", "hf")
+NAMED = ("folder", "tar", "hf", "images")
 """Datasets of which there are many: `folder.birds` is one, so that its cells are not another's."""
 
 

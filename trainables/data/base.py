@@ -2,13 +2,18 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, Protocol
+from dataclasses import dataclass, replace
+from typing import Literal, Protocol, Self
 
 import numpy as np
 from PIL import Image
 
-Task = Literal["single_label", "multi_label"]
+Task = Literal["single_label", "multi_label", "embedding"]
+"""What is asked of the images: one label, several, or only the features a host makes of them."""
+Metric = Literal["top1", "map", "cosine"]
+METRICS: dict[Task, Metric] = {
+    "single_label": "top1", "multi_label": "map", "embedding": "cosine",
+}  # fmt: skip
 Target = int | np.ndarray
 """A class index, or a float32 multi-hot vector with one entry a class."""
 
@@ -84,7 +89,7 @@ class ImageDataset:
     name: str
     task: Task
     class_names: tuple[str, ...]
-    """Name of each class, in the order of the class indices."""
+    """Name of each class, in the order of the class indices; none of the task `embedding`."""
     train: Split
     val: Split
     notes: tuple[str, ...] = ()
@@ -94,6 +99,21 @@ class ImageDataset:
     as the photograph that crops are of; None where each stands for itself."""
 
     @property
-    def metric(self) -> Literal["top1", "map"]:
+    def metric(self) -> Metric:
         """The number, in percent, that cells on this dataset are compared by."""
-        return "top1" if self.task == "single_label" else "map"
+        return METRICS[self.task]
+
+    def asked(self, task: Literal["embedding"] | None) -> Self:
+        """Return the dataset as a recipe's `task` asks for it.
+
+        Raises:
+            ValueError: Labels are asked for, and there are none.
+        """
+        if task is not None:
+            return replace(self, task=task, class_names=())
+        if self.task == "embedding":
+            raise ValueError(
+                f"dataset {self.name!r} has no labels to train on; give the recipe "
+                "`task: embedding` and `epochs: 0`"
+            )
+        return self

@@ -90,7 +90,8 @@ class CellData(TrainingData):
         self._mean, std = host_mean_std(cell.host, host_weights)
         self.normalise = Normalisation(self._mean, std)
         self._ranks = ranks
-        self.dataset = open_dataset(cell.dataset, data_root, index_folder)
+        opened = open_dataset(cell.dataset, data_root, index_folder)
+        self.dataset = opened.asked(cell.recipe.task)
         if cell.recipe.cache is not None:
             self.dataset = cached(self.dataset, cell.recipe.cache)
         self.train: Split = self.dataset.train

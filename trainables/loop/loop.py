@@ -108,9 +108,15 @@ class Finetuning:
         self._objective = Objective(self.cell, dataset.task)
 
     @property
+    def _is_embedding(self) -> bool:
+        """Whether there is nothing to train and nothing to select by."""
+        return self.data.dataset.task == "embedding"
+
+    @property
     def finished(self) -> bool:
-        """Whether all steps are done and the last weights evaluated."""
-        return self.step == self.total_steps and self.accuracy is not None
+        """Whether all steps are done and the last weights evaluated, where anything scores them."""
+        scored = self.accuracy is not None or (self._is_embedding and bool(self._selection.meta))
+        return self.step == self.total_steps and scored
 
     @property
     def accuracy(self) -> float | None:
@@ -162,7 +168,7 @@ class Finetuning:
             lr=self._lr,
             metric=self.data.dataset.metric,
             accuracy=self.accuracy,
-            best_accuracy=self._selection.meta["accuracy"] if self._selection.meta else None,
+            best_accuracy=(self._selection.meta or {}).get("accuracy"),
             moved=moved,
             epoch_ended=ended,
             best_improved=improved,
@@ -357,6 +363,8 @@ class Finetuning:
 
     def evaluate(self) -> bool:
         """Score the model and its average; return whether one of them is the best so far."""
+        if self._is_embedding:
+            return self._selection.keep(self.model)
         passes = self._inference = self._inference or self._inference_passes()
         with part("evaluation"), plain([inference.model for inference in passes.values()]):
             return self._selection.evaluate(

@@ -1,12 +1,12 @@
 """Accuracy and mean average precision of predictions, in percent."""
 
 from collections.abc import Iterable, Sequence
-from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from trainables.data.base import Metric
 from trainables.models.device import autocast
 from trainables.models.passes import InferencePass
 
@@ -104,7 +104,7 @@ def predict(
     return [torch.cat(outputs).cpu() for outputs in logits], torch.cat(targets).cpu()
 
 
-def score(metric: Literal["top1", "map"], logits: Tensor, targets: Tensor) -> float:
+def score(metric: Metric, logits: Tensor, targets: Tensor) -> float:
     """Return top-1 accuracy or mean average precision, in percent."""
     if metric == "top1":
         return top_k_accuracy(logits, targets, 1)

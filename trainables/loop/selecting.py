@@ -100,6 +100,12 @@ class BestWeights:
             self.meta["loss"] = losses[scores.index(self.accuracy)]
         return True
 
+    def keep(self, model: nn.Module) -> bool:
+        """Take weights that nothing trains, unscored; return that they are the best so far."""
+        self._weights = _on_cpu(model) if self._ranks.first else None
+        self.meta = {"metric": self._data.dataset.metric, "epoch": 0, "source": "model"}
+        return True
+
     def _scores(
         self,
         passes: Mapping[str, InferencePass],
