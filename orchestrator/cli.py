@@ -121,23 +121,28 @@ def _absolute(folder: Path | None) -> Path | None:
 
 @app.command()
 def init(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of images, by class.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of images.")],
     to: Annotated[
         Path | None, typer.Option(help="The study file to write.  [default: NAME.yaml]")
     ] = None,
     host: Annotated[
-        str | None, typer.Option(help="Host to start from, as in a recipe.  [default: DeiT]")
+        str | None,
+        typer.Option(help="Host to start from, as in a recipe.  [default: DeiT or DINOv2]"),
     ] = None,
     weights: Annotated[Path | None, typer.Option(help="Folder of pretrained weights.")] = None,
+    embedding: Annotated[
+        bool, typer.Option("--embedding", help="Compare features, without labels or training.")
+    ] = False,
 ) -> None:
     """Look at a folder of your own images and write a study of it, ready to run.
 
-    DIR holds a folder for each class, or `train` and `val` with these. The status is 0 if it is
-    written, 1 if something is wrong with the images.
+    DIR holds a folder for each class, or `train` and `val` with these; of any other folder of
+    images the features are compared. The status is 0 if it is written, 1 if something is wrong
+    with the images.
     """
     from orchestrator.commands.init_study import InitOptions, init_study  # Imports torch.
 
-    options = InitOptions(folder.expanduser(), to, host, _absolute(weights))
+    options = InitOptions(folder.expanduser(), to, host, _absolute(weights), embedding)
     raise typer.Exit(0 if init_study(options, new_console()) else SOME_FAILED)
 
 

@@ -87,8 +87,9 @@ def _download(dataset: FileDataset, root: Path, console: Console) -> None:
 
 def _undecodable(index: Index, progress: Callable[[str, int, int], None]) -> list[str]:
     """Decode every image file in several processes; describe those that cannot be decoded."""
-    files = [split for split in (index.train, index.val) if isinstance(split, FileSplit)]
-    parts = [part for split in files for part in _parts(split)]
+    splits = dict.fromkeys((index.train, index.val))  # They may be the same.
+    files = [split for split in splits if isinstance(split, FileSplit)]
+    parts = [part for split in files for part in parts_of(split)]
     total, done, found = sum(map(len, files)), 0, []
     with closing(shared_out(undecodable, parts, "decodes images", PARTS_A_PROCESS)) as decoded:
         for part, cases in zip(parts, decoded, strict=True):
@@ -98,7 +99,8 @@ def _undecodable(index: Index, progress: Callable[[str, int, int], None]) -> lis
     return found
 
 
-def _parts(split: FileSplit) -> Iterator[FileSplit]:
+def parts_of(split: FileSplit) -> Iterator[FileSplit]:
+    """Yield a split's images, `IMAGES_AT_A_TIME` and then the rest."""
     for start in range(0, len(split), IMAGES_AT_A_TIME):
         yield split.part(slice(start, start + IMAGES_AT_A_TIME))
 

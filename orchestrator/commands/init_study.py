@@ -15,8 +15,9 @@ from PIL import Image
 from rich.console import Console
 
 from orchestrator.commands.check_data import check_data
+from orchestrator.commands.duplicates import find_duplicates, in_words
 from orchestrator.commands.listing import hours_in_words
-from orchestrator.console import line
+from orchestrator.console import line, work_shown
 from orchestrator.errors import UserError
 from orchestrator.study.host_check import check_hosts
 from orchestrator.study.names import study_folder
@@ -82,6 +83,40 @@ RESOURCES = """\
 resources: {{{capacity}: {{cpu: {cpus}, gpu: auto}}}}
 """
 
+EMBEDDING_HOST = "vit_small_patch14_dinov2.lvd142m"
+LOOKS_AT_FEATURES = "a study of features: labels are not needed, and nothing is trained"
+EMBEDDING_STUDY = """\
+# How much of a host's features is left when tokens go, on the images in {folder}
+# ({images} of them), written by `tokensweep init`: no labels, no training.
+# docs/study-files.md has every key, docs/choosing.md says which method is for what.
+name: {name}
+defaults:
+  dataset: [{dataset}]
+  # Of the host: what is put in for {{capacity}} below, if it is there.
+  capacity: [small]
+  # Blocks of the host, counted from 0, after which fewer tokens are left.
+  reduction_loc: [3, 6, 9]
+  seed: [0]
+  recipe: own
+grids:
+  # The host as it is, which the others are compared with.
+  - {{method: [deit]}}
+  # Shares of the patches that are left after each of these blocks, of those before it.
+  - {{method: [topk, evit, tome, pitome, random], keep_rate: [0.9, 0.7, 0.5]}}
+recipes:
+  own:
+    # Pooled features are compared with those of the host without reduction.
+    task: embedding
+    epochs: 0
+    ema_decay: null
+    # Any Vision Transformer of timm whose features you use: DINOv2, DINOv3, SigLIP, PE, ...
+    host: {host}
+{cache}{resources}"""
+EMBEDDING_RESOURCES = """\
+    loader_workers: {cpus}
+resources: {{small: {{cpu: {cpus}, gpu: 0.25}}}}
+"""
+
 
 @dataclass(frozen=True)
 class InitOptions:
@@ -91,6 +126,8 @@ class InitOptions:
     to: Path | None = None
     host: str | None = None
     weights: Path | None = None
+    embedding: bool = False
+    """Study features, whether there are labels or not."""
 
 
 def init_study(options: InitOptions, console: Console) -> bool:
@@ -106,15 +143,19 @@ def init_study(options: InitOptions, console: Console) -> bool:
     file = options.to or Path(f"{name}.yaml")
     if file.exists():
         raise UserError(f"{file} is there already; remove it or name another file with --to FILE")
-    dataset = f"folder.{name}"
-    index = check_data(dataset, options.folder, console)
+    embeds = options.embedding or not has_classes(options.folder)
+    index = check_data(f"{'images' if embeds else 'folder'}.{name}", options.folder, console)
     if index is None:
         line(console, f"mend the folder, then type again: {_command('init', options.folder)}")
         return False
+    with work_shown(console) as progress:
+        same = find_duplicates(index, progress)
     sides = shorter_sides(index)
-    for words in (*_sizes(sides), *_balance(index)):
+    of_labels = [LOOKS_AT_FEATURES] if embeds else _balance(index)
+    for words in (*_sizes(sides), *of_labels, *in_words(same)):
         line(console, words)
-    write_atomic(file, study_text(name, options, index, sides).encode())
+    text = embedding_text if embeds else study_text
+    write_atomic(file, text(name, options, index, sides).encode())
     try:
         _estimate(file, options, console)
     except UserError:  # The host does not fit.
@@ -125,6 +166,14 @@ def init_study(options: InitOptions, console: Console) -> bool:
     run = _command("run", "--study", file, "--data", options.folder, "--storage", "runs", *given)
     line(console, f"next: {run}")
     return True
+
+
+def has_classes(folder: Path) -> bool:
+    """Tell whether a folder has folders of classes: two or more inside, or `train` or `val`."""
+    if not folder.is_dir():
+        return True  # Which is another problem.
+    inside = {path.name for path in folder.iterdir() if path.is_dir() and path.name[0] != "."}
+    return len(inside) > 1 or not inside.isdisjoint({"train", "val"})
 
 
 def study_name(folder: Path) -> str:
@@ -196,6 +245,22 @@ def study_text(name: str, options: InitOptions, index: Index, sides: np.ndarray)
         select_on=HOLDOUT if count // 20 >= FEWEST_HELD_OUT else NO_HOLDOUT,
         cache=CACHE if np.median(sides) >= LARGE else "",
         resources=RESOURCES.format(cpus=cpus, capacity=capacity) if gpus else "",
+    )
+
+
+def embedding_text(name: str, options: InitOptions, index: Index, sides: np.ndarray) -> str:
+    """Return the study file on features of a folder's images; arguments as of `study_text`."""
+    gpus = torch.cuda.device_count()
+    cpus = max(1, min(LOADERS, joblib.cpu_count() // max(1, gpus)))
+    resources = EMBEDDING_RESOURCES.format(cpus=cpus) if gpus else ""
+    return EMBEDDING_STUDY.format(
+        folder=json.dumps(str(options.folder.absolute()), ensure_ascii=False),
+        images=f"{len(index.val):,}",
+        name=json.dumps(name),
+        dataset=json.dumps(f"images.{name}"),
+        host=json.dumps(options.host or EMBEDDING_HOST),
+        cache=CACHE if np.median(sides) >= LARGE else "",
+        resources=resources,
     )
 
 

@@ -6,6 +6,7 @@ import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Self
 
@@ -110,6 +111,17 @@ def undecodable(split: FileSplit) -> list[str]:
                 split.image(index)
             except UnreadableImage as error:
                 found.append(f"{split.name(index)}: {error.__cause__}")
+    return found
+
+
+def pixel_digests(split: FileSplit) -> list[bytes]:
+    """Return what identifies the decoded pixels of every image; raises `UnreadableImage`."""
+    found = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for index in range(len(split)):
+            image = split.image(index)
+            found.append(sha256(f"{image.size}".encode() + image.tobytes()).digest())
     return found
 
 

@@ -156,3 +156,78 @@ def test_missing_weights_are_named_beside_the_hours(call, write, tmp_path):
     (missing,) = [line for line in out if line.startswith("to be had before it runs: ")]
     assert "hf download timm/deit_tiny_patch16_224.fb_in1k" in missing
     assert out[-1].endswith(f"--weights {tmp_path / 'weights'}")
+
+
+def paint(path, *colours):
+    """Write images, each of one colour, as PNG or as what else its name says."""
+    for number, colour in enumerate(colours):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (24, 24), colour).save(str(path).format(number))
+
+
+def test_a_folder_without_classes_gives_a_study_of_features(call, tmp_path):
+    paint(tmp_path / "snaps" / "{}.png", "red", "green", "blue")
+    status, out, _ = call("init", "snaps", "--host", "digits_tiny_patch4_32")
+    assert status == 0
+    assert "a study of features: labels are not needed, and nothing is trained" in out
+    assert not any("to train on a class" in line for line in out)
+    cells = expand(load_study("./snaps.yaml"))
+    assert {cell.dataset for cell in cells} == {"images.snaps"}
+    assert {(cell.recipe.task, cell.recipe.epochs) for cell in cells} == {("embedding", 0)}
+    assert {cell.host for cell in cells} == {"digits_tiny_patch4_32"}
+    assert "(3 of them)" in Path("snaps.yaml").read_text()
+    _, *command = shlex.split(out[-1].removeprefix("next: "))
+    small = ("--set", "recipes.own.image_size=32")
+    status, out, _ = call(*command, "--dry-run", *small)
+    assert status == 0
+    assert "16 cells: 16 pending" in out
+
+
+def test_features_of_a_folder_of_classes_are_studied_where_that_is_asked_for(call, write):
+    status, _, _ = call("init", write(), "--embedding", "--host", "digits_tiny_patch4_32")
+    assert status == 0
+    assert {c.dataset for c in expand(load_study("./birds.yaml"))} == {"images.birds"}
+
+
+@pytest.mark.parametrize(
+    ("folders", "classes"),
+    [
+        ((), False),
+        (("one",), False),
+        (("one", "two"), True),
+        (("val",), True),
+        ((".a", "b"), False),
+    ],
+)
+def test_two_folders_or_a_split_are_classes(folders, classes, tmp_path):
+    for folder in folders:
+        (tmp_path / folder).mkdir()
+    assert init_study.has_classes(tmp_path) == classes
+
+
+def test_an_evaluation_image_that_is_trained_on_is_named(call, tmp_path):
+    root = tmp_path / "birds"
+    paint(root / "train/crow/{}.png", "red", "green")
+    paint(root / "train/wren/{}.bmp", "blue", "white", "blue")
+    paint(root / "val/crow/{}.bmp", "red", "black")  # Other bytes, the same pixels.
+    paint(root / "val/wren/{}.png", "pink")
+    _, out, _ = call("init", root, *HOST)
+    assert (
+        "note: 1 of the images to evaluate on have the pixels of one to train on "
+        "(val/crow/0.bmp those of train/crow/0.png), so accuracy would be too high; "
+        "2 images in all are the same as another"
+    ) in out
+
+
+def test_images_of_features_that_are_the_same_are_named(call, tmp_path):
+    paint(tmp_path / "snaps/{}.png", "red", "red", "blue")
+    _, out, _ = call("init", "snaps", "--host", "digits_tiny_patch4_32")
+    assert (
+        "note: 1 images have the pixels of another (1.png those of 0.png), so they are not "
+        "independent"
+    ) in out
+
+
+def test_nothing_is_said_of_images_that_differ(call, write):
+    _, out, _ = call("init", write(), *HOST)
+    assert not any("the pixels of" in line for line in out)
