@@ -207,19 +207,24 @@ def test_every_column_is_documented_with_its_type(table):
 
 @pytest.fixture(scope="module", params=["digits", "digits_multi"])
 def evaluation(request):
-    """What evaluating an untrained cell on a few images leaves."""
-    recipe = {"host": "digits_tiny_patch4_32", "image_size": 32, "crop_ratio": 1.0}
+    return evaluated(request.param)
+
+
+def evaluated(name, **fields):
+    """Return what evaluating an untrained cell on a few images leaves."""
+    recipe = {"host": "digits_tiny_patch4_32", "image_size": 32, "crop_ratio": 1.0} | fields
     cell = Cell(
-        dataset=request.param,
+        dataset=name,
         method="dpcknn",
         capacity="tiny",
         keep_rate=0.5,
         reduction_loc=(3, 6, 9),
         recipe=Recipe(**recipe),
     )
-    dataset = open_dataset(request.param)
+    dataset = open_dataset(name)
     few = dataclasses.replace(dataset, val=Subset(dataset.val, range(12)))
-    weights = build_model(cell, len(dataset.class_names), pretrained=False).state_dict()
+    classes = len(dataset.asked(cell.recipe.task).class_names)
+    weights = build_model(cell, classes, pretrained=False).state_dict()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cell_data, "open_dataset", lambda *unused: few)
         return evaluate_cell(
@@ -243,6 +248,8 @@ def test_every_array_is_documented_with_its_type(evaluation, kind):
     described = documented(section("docs/tables.md", f"## {kind}.npz"), "array")
     types = {}
     for name, row in described.items():
+        if row["meaning"].startswith("embedding"):
+            continue
         dtype, shape = row["type"].split(" ", maxsplit=1)
         types[name] = (dtype, len(re.findall(r"\w+", shape)))
     assert arrays == types
@@ -255,10 +262,24 @@ def test_every_metric_and_prediction_is_documented(evaluation):
         ("## predictions.parquet", "column", evaluation.predictions.columns),
     ):
         described = documented(section("docs/tables.md", heading), key)
-        here = {name for name, row in described.items() if not row["meaning"].startswith(other)}
+        others = (other, "embedding")
+        here = {name for name, row in described.items() if not row["meaning"].startswith(others)}
         assert {re.sub(r"_\d$", "", name) for name in names} == {
             re.sub(r"_\d$", "", name) for name in here
         }
+
+
+def test_what_an_embedding_has_instead_is_documented():
+    of_labels, found = evaluated("digits"), evaluated("digits", task="embedding", epochs=0)
+    for heading, key, before, names in (
+        ("## eval.json", "key", of_labels.metrics, found.metrics),
+        ("## predictions.parquet", "column", of_labels.predictions, found.predictions),
+        ("## features.npz", "array", of_labels.features, found.features),
+    ):
+        described = documented(section("docs/tables.md", heading), key)
+        here = {name for name, row in described.items() if row["meaning"].startswith("embedding")}
+        mentioned = {"loss", "target", "class_1"}  # In the same rows.
+        assert set(names) - set(before) == here - mentioned
 
 
 def test_every_report_and_result_of_training_is_documented():

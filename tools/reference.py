@@ -35,7 +35,7 @@ MODELS: Mapping[str, type[BaseModel]] = {
     for model in (Study, Grid, Resources, MeasureSettings, Tuning, TriedAt, Recipe)
 }
 PARTS = {
-    "start": "host",
+    "start": "task",
     "optimiser": "lr",
     "length": "epochs",
     "single_label": "crop_scale",
@@ -53,6 +53,7 @@ LINKS = {
     "Names of methods": "methods.md",
     "keep rates in (0, 1]": "concepts.md#words",
     "rows of the results": "tables.md#results",
+    "features without labels": "#features-without-labels",
     "pretrained weights;": "#weights-of-the-hosts",
     "image cache": "#image-cache",
     "Decode and augment once": "#shared-input",

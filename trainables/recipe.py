@@ -67,9 +67,9 @@ class Recipe(BaseModel):
 
     # Start
     task: Literal["embedding"] | None = Field(default=None, json_schema_extra=ADDED_LATER)
-    """What the images are asked: their labels (`null`), or with `embedding` nothing but what the
-    host makes of them. Then nothing trains (`epochs: 0`), labels are not needed, and a cell is as
-    good as its pooled features are like those of its host without reduction."""
+    """What the images are asked: their labels (`null`), or with `embedding` only for features
+    without labels: nothing trains (`epochs: 0`), and a cell is as good as its pooled features are
+    like those of its host without reduction."""
     host: str = "deit_{capacity}_patch16_224.fb_in1k"
     """A timm VisionTransformer, `local-dir:FOLDER` (a folder with `config.json` and weights, in the
     layout of the Hugging Face hub), `digits_tiny_patch4_32` or `digits_small_patch4_32`, or

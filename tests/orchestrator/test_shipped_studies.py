@@ -109,3 +109,20 @@ def test_off_the_shelf_trains_nothing_and_has_nothing_to_train():
     for method, options in {(c.method, tuple(c.options.items())) for c in cells}:
         model = reduction.reduce(reduction.unreduce(vit), method, keep_rate=0.9, **dict(options))
         assert not list(model.stages.parameters()), method
+
+
+def test_embeddings_compares_features_of_any_folder_of_images():
+    cells = expand(load_study("embeddings"))
+    assert {(cell.dataset, cell.recipe.task, cell.recipe.epochs) for cell in cells} == {
+        ("images", "embedding", 0)
+    }
+    assert {cell.host for cell in cells} == {"vit_small_patch14_dinov2.lvd142m"}
+    reduced = [cell for cell in cells if cell.method != "deit"]
+    rates = {cell.keep_rate for cell in reduced}
+    assert len(reduced) == len({cell.method for cell in reduced}) * len(rates)
+    # No method is asked to remove more than half of the tokens at a block, which some cannot.
+    assert min(rates) >= 0.5
+    vit = reduction.create_model("deit", "deit_tiny_patch16_224", img_size=64, depth=10)
+    for method in {cell.method for cell in reduced}:
+        model = reduction.reduce(reduction.unreduce(vit), method, keep_rate=0.9)
+        assert not list(model.stages.parameters()), method
