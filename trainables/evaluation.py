@@ -16,9 +16,9 @@ from reduction.model import ReducedVisionTransformer
 from reduction.schedule import make_schedule
 from trainables.cell.cell import Cell
 from trainables.cell.json_records import Metrics
-from trainables.embedding import compare
 from trainables.loop.data import CellData
 from trainables.loop.device_batches import DeviceBatches
+from trainables.loop.embedding import compare
 from trainables.loop.metrics import mean_average_precision, top_k_accuracy
 from trainables.loop.objective import image_losses
 from trainables.models.compiling import Compiling
@@ -57,7 +57,7 @@ class Evaluation:
         predictions: A row an image: `image`, `target`, `loss` and, for a single label, `class_i`
             and `score_i` (probability), the i-th most likely class; for several labels, `target`
             lists class indices and `scores` the probability of every class. Of an embedding
-            `cosine` and `neighbours` (see `trainables.embedding.Likeness`), no loss, and where
+            `cosine` and `neighbours` (see `trainables.loop.embedding.Likeness`), no loss, and where
             there are labels `target` and `class_1`, that of most of the nearest images.
         notes: Lines on what does not go as the recipe says.
     """

@@ -8,11 +8,11 @@ import torch
 from pydantic import ValidationError
 from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
 
-from trainables import embedding
 from trainables.data import open_dataset
 from trainables.data.transforms import eval_transform
-from trainables.embedding import compare, majority, nearest
 from trainables.evaluation import evaluate_cell
+from trainables.loop import embedding
+from trainables.loop.embedding import compare, majority, nearest
 from trainables.models.host import build_host, build_model, host_mean_std
 from trainables.recipe import Recipe
 
