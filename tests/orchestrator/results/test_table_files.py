@@ -17,6 +17,7 @@ from orchestrator.results.table_store import (
 SCHEMAS_OF_RULE = {
     "1": "cda985f85ca4846973ac1fb192ac57285ef1f528b718b93ba48189c30ed56458",
     "2": "be443a0d2732701080dad5ce4af43a6dc0bb0f5e3fc76fb4730c4e864e11bb6d",
+    "3": "6048154e0c80f1a378be1f8ce56ade689601c619644614cd470263fda0c5f879",
 }
 """Rule -> SHA-256 of the columns that its tables have."""
 
