@@ -2,8 +2,8 @@
 
     OMP_NUM_THREADS=1 python experiments/pretrain_scenes.py
 
-trains every host at the same time, one process and one thread each: 7 minutes of CPU time for the
-tiny one. Writes the weights, as float16, and a record of how they were made into
+trains every host at the same time, one process and one thread each: about 8 and 15
+minutes of CPU time. Writes the weights, as float16, and a record of how they were made into
 `trainables/hosts/`.
 No scene is shown twice, and all are drawn from the training split's digits and halves of the
 photographs. The last weights are taken, not the best ones; those on the way are written, too.
@@ -32,9 +32,12 @@ from trainables.data.digits_scenes import SIDE, SceneMaterial, open_dataset, sce
 from trainables.models.host import build_host
 from trainables.models.host_source import WEIGHTS_FOLDER
 
-STARTS = {"scenes_tiny_patch8_64": "digits_tiny_patch4_32"}
+STARTS = {
+    "scenes_tiny_patch8_64": "digits_tiny_patch4_32",
+    "scenes_small_patch8_64": "digits_small_patch4_32",
+}
 """Host -> the host whose weights it starts from."""
-SCENES = 80_000
+SCENES = 200_000
 BATCH_SIZE = 32
 FADE_IN = 0.4
 """Share of the training in which pieces and photograph fade in."""

@@ -73,8 +73,8 @@ class Recipe(BaseModel):
     host: str = "deit_{capacity}_patch16_224.fb_in1k"
     """A timm VisionTransformer, `local-dir:FOLDER` (a folder with `config.json` and weights, in the
     layout of the Hugging Face hub), `digits_tiny_patch4_32` or `digits_small_patch4_32`, or
-    `scenes_tiny_patch8_64` for `digits_scenes`. `{capacity}` is replaced by the cell's
-    capacity."""
+    `scenes_tiny_patch8_64` or `scenes_small_patch8_64` for `digits_scenes`. `{capacity}` is
+    replaced by the cell's capacity."""
     pretrained: bool = True
     """Start from the host's pretrained weights; `false` starts from random ones."""
     image_size: Annotated[int, Field(gt=0)] = 224

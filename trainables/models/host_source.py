@@ -18,6 +18,7 @@ DEMO_HOSTS: dict[str, dict[str, int]] = {
     "digits_tiny_patch4_32": {"img_size": 32, "patch_size": 4, **_TINY},
     "digits_small_patch4_32": {"img_size": 32, "patch_size": 4, **_SMALL},
     "scenes_tiny_patch8_64": {"img_size": 64, "patch_size": 8, **_TINY},
+    "scenes_small_patch8_64": {"img_size": 64, "patch_size": 8, **_SMALL},
 }
 """DeiT-shaped hosts whose weights lie in the package, made by `experiments/pretrain_demo.py` and
 `experiments/pretrain_scenes.py`."""
