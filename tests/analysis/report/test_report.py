@@ -19,7 +19,7 @@ from analysis.report import render
 from analysis.report.charts import GREYED
 from analysis.report.figures import files as draw
 from analysis.report.figures import source
-from analysis.report.first_screen import sentence
+from analysis.report.first_screen import foremost, sentence
 from analysis.report.pixels import heat_map_uri
 from analysis.report.style import KNOWN, STYLES, method_styles, ordered_methods, style_of
 
@@ -402,6 +402,14 @@ def test_sentences_claim_no_more_than_the_numbers(report_tables):
     assert "alone gets there" in sentence(several.iloc[:1].assign(in_best_set=True))
     unknown = sentence(several.assign(in_best_set=True, difference=np.nan))
     assert "not evaluated yet" in unknown
+
+
+@pytest.mark.parametrize(("met", "told"), [((3, 2, 1), 2.0), ((3, 1, 1), 1.5), ((1, 1, 1), 2.0)])
+def test_the_budget_told_first_is_one_that_several_methods_meet(report_tables, met, told):
+    row = report_tables["budgets"].iloc[:1].assign(by="speed_up")
+    budgets = zip((1.5, 2.0, 3.0), met, strict=True)
+    rows = pd.concat([row.assign(budget=budget) for budget, times in budgets for _ in range(times)])
+    assert foremost(rows)["budget"].unique().tolist() == [told]
 
 
 def test_speed_beside_other_cells_is_not_on_the_page(report_records, report_tables):
