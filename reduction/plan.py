@@ -181,7 +181,7 @@ class Merge(Plan):
         if needs_total or tokens.coordinates is not None:
             total = self._sum(before[..., None])
         left = replace(
-            tokens.with_patches(self._features(patches, before, total)),
+            tokens.with_patches(self._features(patches, tokens.sizes, total)),
             sizes=self._sizes(total),
             mask=self._mask(tokens),
             coordinates=self._coordinates(tokens, before, total),
@@ -190,13 +190,14 @@ class Merge(Plan):
         changed = tokens.key_bias is not None or self.proportional
         return weigh_keys(left) if changed else left
 
-    def _features(self, patches: Tensor, before: Tensor, total: Tensor | None) -> Tensor:
+    def _features(self, patches: Tensor, sizes: Tensor | None, total: Tensor | None) -> Tensor:
         if self.features is not None:
             return self.features
         if self.shares is not None:
             return self._sum(patches * self.shares[..., None])
         assert total is not None
-        return self._sum(patches * before[..., None]) / total
+        # Without sizes all are 1, and multiplying by them would move every token once more.
+        return self._sum(patches if sizes is None else patches * sizes[..., None]) / total
 
     def _sizes(self, total: Tensor | None) -> Tensor | None:
         if not self.sized:

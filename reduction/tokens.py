@@ -141,6 +141,12 @@ def largest(scores: Tensor, count: int) -> Tensor:
     return scores.argsort(dim=1, descending=True, stable=True)[:, :count]
 
 
+def ranks(order: Tensor) -> Tensor:
+    """Return the place [B, N] of each token in an `order` [B, N] of all of them, without a sort."""
+    places = torch.arange(order.shape[1], device=order.device).expand_as(order)
+    return torch.empty_like(order).scatter(1, order, places)
+
+
 def distances(x: Tensor) -> Tensor:
     """Return the Euclidean distances [B, N, N] of the rows of x [B, N, C], at least float32.
 
@@ -158,7 +164,7 @@ def sum_by_group(x: Tensor, assignment: Tensor, num_groups: int) -> Tensor:
     """Return the sums [B, K, C] of the rows of x [B, N, C] that are `assignment` [B, N] to each."""
     batch, _, channels = x.shape
     sums = x.new_zeros(batch * num_groups, channels)
-    sums = sums.index_add(0, _flat(assignment, num_groups).flatten(), x.flatten(0, 1))
+    sums.index_add_(0, _flat(assignment, num_groups).flatten(), x.flatten(0, 1))
     return sums.view(batch, num_groups, channels)
 
 

@@ -28,10 +28,15 @@ def prove(place: Place, job: str) -> Iterator[Finding]:
     images = torch.randn(options.batch_size, 3, *host.patch_embed.img_size)
     images = images.to(next(host.parameters())).to(memory_format=torch.channels_last)
     for method in options.methods:
-        began = time.perf_counter()
-        with torch.inference_mode():
-            row = speed.measure(host, images, method, 1.0 if method == "deit" else 0.5, options)
         kind = f"eager in place of {job}" if place.rehearses and job != "eager" else job
+        began = time.perf_counter()
+        try:
+            with torch.inference_mode():
+                row = speed.measure(host, images, method, 1.0 if method == "deit" else 0.5, options)
+        except Exception as error:  # Whatever a compiler or a graph raises: others come after it.
+            found = f"{type(error).__name__}: {error}"[:200]
+            yield Finding(what=f"{method}, {kind}", passed=False, found=found)
+            continue
         yield _finding(kind, row, options.batch_size, time.perf_counter() - began)
 
 

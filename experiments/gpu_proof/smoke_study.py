@@ -4,8 +4,6 @@ A rehearsal has two cells.
 """
 
 import json
-import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -67,7 +65,7 @@ class _Study:
             time.sleep(LOOKS_EVERY)
         ended = launch.poll() is not None
         if not ended:
-            os.killpg(launch.pid, signal.SIGKILL)
+            launch.kill()
             launch.wait()
         self.saved = self._states()
         found = (
@@ -115,7 +113,7 @@ class _Study:
         command = [sys.executable, str(ROOT / "experiments" / "full_grid.py"), "--study", str(path)]
         command += ["--storage", str(self.store.parent), "--address", "local"]
         command += ["--stages", "train,evaluate"]
-        return subprocess.Popen(command, cwd=ROOT, start_new_session=True)  # noqa: S603
+        return subprocess.Popen(command, cwd=ROOT)  # noqa: S603
 
     def _states(self) -> dict[Path, tuple[int, int]]:
         found = {}

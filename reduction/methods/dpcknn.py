@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from reduction.plan import Merge, Plan
 from reduction.stage import Count, HostBlock, Stage, StageSpec
-from reduction.tokens import Tokens, at_least_float32, distances, largest, sum_by_group
+from reduction.tokens import Tokens, at_least_float32, distances, largest, ranks, sum_by_group
 
 
 class DPCKNN(Stage):
@@ -80,7 +80,7 @@ def density_peaks(
     density = (-nearest.square().mean(dim=-1)).exp()
     if noisy:
         density = density + torch.rand_like(density) * 1e-6
-    rank = largest(density, density.shape[1]).argsort(dim=1)
+    rank = ranks(largest(density, density.shape[1]))
     denser = rank[:, None, :] < rank[:, :, None]
     furthest = distance.flatten(1).amax(dim=1)[:, None]
     to_denser = distance.masked_fill(~denser, torch.inf).amin(dim=-1)

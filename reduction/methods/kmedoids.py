@@ -7,7 +7,7 @@ from reduction.plan import Merge, Plan
 from reduction.projections import attention_dim, attention_of
 from reduction.randomness import scramble_all
 from reduction.stage import Count, HostBlock, Stage, StageSpec
-from reduction.tokens import Tokens, distances, gather_tokens, largest
+from reduction.tokens import Tokens, distances, gather_tokens, largest, ranks
 
 COSTS = ("global", "within")
 
@@ -121,7 +121,7 @@ def k_medoids(
             total = (distance * together).sum(dim=2)
         order = largest(-weights * total, total.shape[1])
         none = torch.full_like(medoids, order.shape[1])
-        best = none.scatter_reduce(1, assignment, order.argsort(dim=1), "amin")
+        best = none.scatter_reduce(1, assignment, ranks(order), "amin")
         instead = medoids if cost == "within" else torch.zeros_like(medoids)
         chosen = order.gather(1, best.clamp(max=order.shape[1] - 1))
         medoids = torch.where(best == none, instead, chosen)

@@ -8,6 +8,10 @@ from torch import Tensor, nn
 
 from reduction.methods.soft import SoftMerging, similarities
 from reduction.stage import Count, HostBlock, StageSpec
+from reduction.tokens import without_autocast
+
+LEAST_SCALED_EPS = 0.05
+"""Smallest `eps` at which exponentials of cosines over it, and sums of these, fit float32."""
 
 
 class Sinkhorn(SoftMerging):
@@ -41,7 +45,10 @@ class Sinkhorn(SoftMerging):
 
     def weights(self, x: Tensor) -> Tensor:
         """Return the transport plan, scaled so that every token gives 1 in all."""
-        return sinkhorn_plan(similarities(self._unit_centers(), x) / self.eps, self.iters)
+        scores = similarities(self._unit_centers(), x) / self.eps
+        if scores.is_cuda and self.eps >= LEAST_SCALED_EPS:
+            return scaled_plan(scores, self.iters)
+        return sinkhorn_plan(scores, self.iters)
 
     def _unit_centers(self) -> Tensor:
         # Only training writes: rounding makes each normalisation of unit vectors a new result,
@@ -74,3 +81,19 @@ def sinkhorn_plan(scores: Tensor, iters: int) -> Tensor:
         rows = marginal - (scores + columns).logsumexp(dim=2, keepdim=True)
         columns = marginal - (scores + rows).logsumexp(dim=1, keepdim=True)
     return (scores + rows + columns - marginal).exp()
+
+
+def scaled_plan(scores: Tensor, iters: int) -> Tensor:
+    """Return what `sinkhorn_plan` does, but for rounding, where exponentials of scores are finite.
+
+    Exponentials are taken once, and each scaling reads them once: a tenth of what the log domain
+    moves, which is what a GPU waits for.
+    """
+    marginal = 1 / sum(scores.shape[1:])
+    with without_autocast(scores):
+        kernel = scores.exp()
+        columns = torch.ones_like(scores[:, :1])
+        for _ in range(iters):
+            rows = marginal / (kernel @ columns.mT)
+            columns = marginal / (rows.mT @ kernel)
+        return kernel * (rows / marginal) * columns

@@ -8,7 +8,7 @@ from scipy.cluster import hierarchy
 from scipy.spatial.distance import pdist
 
 from reduction.matching import bipartite_matching
-from reduction.methods import atc, ats, dpcknn, kmedoids, radial
+from reduction.methods import atc, ats, dpcknn, kmedoids, radial, sinkhorn
 from reduction.methods.patchmerger import PatchMerger
 from reduction.methods.random import Random
 from reduction.methods.sinkhorn import Sinkhorn
@@ -17,7 +17,7 @@ from reduction.plan import Merge, apply
 from reduction.randomness import scramble
 from reduction.schedule import Schedule
 from reduction.stage import StageSpec
-from reduction.tokens import Tokens
+from reduction.tokens import Tokens, ranks
 
 
 def make_spec(num_patches=60, target=21, dim=48):
@@ -294,3 +294,18 @@ def test_distances_on_a_grid_that_is_not_square(order):
         for column, x in enumerate((-2.0, -2 / 3, 2 / 3, 2.0)):
             expected = {1: abs(x) + abs(y), 2: math.hypot(x, y), math.inf: max(abs(x), abs(y))}
             assert distance[row, column].item() == pytest.approx(expected[order], abs=1e-6)
+
+
+@pytest.mark.parametrize(("eps", "iters"), [(1.0, 3), (0.05, 1), (0.05, 4)])
+def test_a_plan_scaled_on_a_gpu_is_that_of_the_log_domain(eps, iters):
+    generator = torch.Generator().manual_seed(0)
+    scores = 2 * torch.rand(2, 5, 12, generator=generator, dtype=torch.float64) - 1
+    scaled, expected = (
+        plan(scores / eps, iters) for plan in (sinkhorn.scaled_plan, sinkhorn.sinkhorn_plan)
+    )
+    torch.testing.assert_close(scaled, expected, rtol=1e-12, atol=0)
+
+
+def test_ranks_are_the_places_in_an_order():
+    order = torch.randn(3, 17, generator=torch.Generator().manual_seed(0)).argsort(dim=1)
+    assert ranks(order).equal(order.argsort(dim=1))
