@@ -28,7 +28,8 @@ from experiments.benchmarks.results import environment, line, option_parser, wri
 from orchestrator.results.cached_comparisons import ComparisonJob, jobs
 from orchestrator.results.comparing import COMPARED
 from orchestrator.results.job_order import PlacedJob, Sizes, Stays, in_order
-from orchestrator.study.study import expand, load_study
+from orchestrator.study.expansion import expand
+from orchestrator.study.study import load_study
 from reduction import METHODS, has_fixed_budget
 
 WIDTHS = {"tiny": 192, "small": 384, "base": 768}

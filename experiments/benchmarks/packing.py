@@ -17,8 +17,9 @@ import torch
 from PIL import Image
 
 from experiments.benchmarks import results
+from orchestrator.study.expansion import expand
 from orchestrator.study.preflight import forecast
-from orchestrator.study.study import Study, expand, load_study
+from orchestrator.study.study import Study, load_study
 from orchestrator.training.release import ReleaseOrder, critical_paths
 from trainables.cell.cell import Cell
 from trainables.data.base import ImageDataset, LabelledSplit, Task

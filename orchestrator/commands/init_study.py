@@ -19,10 +19,11 @@ from orchestrator.commands.duplicates import find_duplicates, in_words
 from orchestrator.commands.listing import hours_in_words
 from orchestrator.console import line, work_shown
 from orchestrator.errors import UserError
+from orchestrator.study.expansion import expand
 from orchestrator.study.host_check import check_hosts
 from orchestrator.study.names import study_folder
 from orchestrator.study.preflight import forecast
-from orchestrator.study.study import expand, load_study
+from orchestrator.study.study import load_study
 from trainables.data import open_dataset
 from trainables.data.image_files import FileSplit
 from trainables.data.indexed import Index

@@ -9,8 +9,9 @@ from pathlib import Path
 from orchestrator.errors import UserError, not_one_of
 from orchestrator.store.store import Store
 from orchestrator.store.stored_cell import CellState, StoredCell
+from orchestrator.study.expansion import added_teachers, expand
 from orchestrator.study.names import unused_names
-from orchestrator.study.study import Study, added_teachers, expand, load_study
+from orchestrator.study.study import Study, load_study
 from orchestrator.study.tuning import Searches, searches_of
 from trainables.cell.cell import Cell
 from trainables.storage.paths import ObjectPath, StorePath, store_path

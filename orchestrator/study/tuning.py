@@ -11,7 +11,8 @@ from pydantic import ValidationError
 
 from orchestrator.errors import UserError, one_line
 from orchestrator.store.searches import Candidate, Search
-from orchestrator.study.study import BASELINE_METHOD, Study, by_recipe
+from orchestrator.study.expansion import BASELINE_METHOD, by_recipe
+from orchestrator.study.study import Study
 from trainables.cell.cell import Cell
 from trainables.cell.tuning import Tuning, Values, wrong_values
 

@@ -12,7 +12,8 @@ from local_cluster import LocalCluster
 from orchestrator.errors import UserError
 from orchestrator.store.store import Store
 from orchestrator.store.stored_cell import CellState
-from orchestrator.study.study import expand, load_study
+from orchestrator.study.expansion import expand
+from orchestrator.study.study import load_study
 
 PLACE = "sweepers.last:LastTokens"
 SOURCE = """

@@ -5,8 +5,9 @@ import itertools
 import pytest
 
 import reduction
+from orchestrator.study.expansion import expand
 from orchestrator.study.shipped_recipes import shipped_recipes
-from orchestrator.study.study import expand, load_study
+from orchestrator.study.study import load_study
 from trainables.recipe import Recipe
 
 DATASETS = ("imagenet", "nabirds", "coco", "nuswide")

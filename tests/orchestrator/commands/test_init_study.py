@@ -10,7 +10,8 @@ import yaml
 from PIL import Image
 
 from orchestrator.commands import init_study
-from orchestrator.study.study import expand, load_study
+from orchestrator.study.expansion import expand
+from orchestrator.study.study import load_study
 from trainables.data import open_dataset
 from trainables.recipe import Recipe
 

@@ -4,9 +4,10 @@ import pytest
 import yaml
 
 from orchestrator.errors import UserError
+from orchestrator.study.expansion import expand
 from orchestrator.study.names import unused_names
 from orchestrator.study.shipped_recipes import shipped_recipes
-from orchestrator.study.study import expand, load_study
+from orchestrator.study.study import load_study
 from trainables.recipe import Recipe
 
 GRID = {"dataset": ["digits"], "capacity": ["tiny"], "method": ["topk"], "keep_rate": [0.5]}

@@ -4,7 +4,8 @@ import pytest
 import yaml
 
 from orchestrator.errors import UserError
-from orchestrator.study.study import added_teachers, expand, load_study
+from orchestrator.study.expansion import added_teachers, expand
+from orchestrator.study.study import load_study
 from orchestrator.study.study_file import SHIPPED
 from trainables.cell.cell import Cell
 from trainables.storage.files import write_atomic
@@ -319,5 +320,10 @@ def test_the_record_that_a_store_keeps_of_a_study_will_do(write, store_folder):
     path = store_folder / "study.yaml"
     write_atomic(path, yaml.dump(study.model_dump(mode="json") | record).encode())
     assert load_study(str(path)) == study
+    in_defaults = {"capacity": ["tiny"], "keep_rate": [0.5], "reduction_loc": [1, 2], "seed": [3]}
+    leaner = {name: axis for name, axis in grid().items() if name not in in_defaults}
+    study = load_study(write(defaults=MINIMAL["defaults"] | in_defaults, grids=[leaner]))
+    write_atomic(path, yaml.dump(study.model_dump(mode="json") | record).encode())
+    assert expand(load_study(str(path))) == expand(study) != []
     write_atomic(path, yaml.dump({"name": "imported", "grids": []} | record).encode())
     assert expand(load_study(str(path))) == []

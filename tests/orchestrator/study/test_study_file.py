@@ -8,8 +8,9 @@ import pytest
 import orchestrator.provenance
 from orchestrator.errors import UserError
 from orchestrator.provenance import provenance
+from orchestrator.study.expansion import expand
 from orchestrator.study.names import unused_names
-from orchestrator.study.study import expand, load_study
+from orchestrator.study.study import load_study
 
 TEXT = """
 name: one

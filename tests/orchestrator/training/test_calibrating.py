@@ -9,7 +9,8 @@ import ray
 from rich.console import Console
 
 from orchestrator.cli import main
-from orchestrator.study.study import expand, load_study
+from orchestrator.study.expansion import expand
+from orchestrator.study.study import load_study
 from orchestrator.training.calibrating import Calibrating, CalibrationJob, Calibrations, kind_of
 from orchestrator.training.shares import Hardware
 from orchestrator.watching.launch_context import LaunchContext
