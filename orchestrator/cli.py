@@ -223,7 +223,7 @@ def cells(
     """List every cell with its state and accuracy."""
     store = find_study(storage_path(storage))
     if tuning:
-        from orchestrator.commands.tuning import trials_table
+        from orchestrator.commands.tuning_in_words import trials_table
 
         new_console().print(trials_table(store))
         return

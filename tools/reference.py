@@ -17,8 +17,9 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from orchestrator.study.names import OVERRIDDEN_BY
 from orchestrator.study.shipped_recipes import BASE, shipped_recipes
-from orchestrator.study.study import OVERRIDDEN_BY, Grid, Resources, Study
+from orchestrator.study.study import Grid, Resources, Study
 from reduction import METHODS
 from trainables.cell.cell import OWN_METHOD
 from trainables.cell.tuning import TriedAt, Tuning

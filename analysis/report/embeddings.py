@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from itertools import pairwise
-from typing import Any
 
 from analysis.aliases import Row
 from analysis.records import CellRecord, asked_for
@@ -116,7 +115,7 @@ def _row(record: CellRecord, known: Row) -> list[str]:
     ]
 
 
-def _with_interval(metrics: Mapping[str, Any], known: Row, name: str) -> str:
+def _with_interval(metrics: Mapping[str, float | None], known: Row, name: str) -> str:
     if metrics.get(name) is None:
         return markup.MISSING
     low, high = (known.get(f"{name}_{end}") for end in ("low", "high"))

@@ -1,21 +1,20 @@
 """The report's section on tuning: which values each method was given, and what they changed."""
 
 import json
-from collections.abc import Mapping
 from html import escape
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from analysis.aliases import Trace
+from analysis.aliases import Row, Trace
 from analysis.records import CellRecord
 from analysis.report import markup
 from analysis.report.charts import GREYED, METRIC_NAMES, Figure
 from analysis.report.groups import Key
 from analysis.report.report_context import ReportContext
 from analysis.report.style import SOFT, MethodStyle, method_styles
-from analysis.tuning import Orders, along, by_setting, main_field, orders
+from analysis.tuning_choices import Orders, along, by_setting, main_field, orders
 
 LOGARITHMIC_FROM = 10
 """Largest over smallest value from which an axis is logarithmic."""
@@ -52,7 +51,7 @@ def order_in_words(found: Orders) -> str:
     )
 
 
-def in_words(values: Mapping[str, Any]) -> str:
+def in_words(values: Row) -> str:
     """Return values as in `lr 0.001, drop_path 0`."""
     return ", ".join(f"{name} {_plain(value)}" for name, value in values.items())
 

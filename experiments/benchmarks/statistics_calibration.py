@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from analysis import mantel
+from analysis.aliases import Row
 from analysis.budgets import budgets_table
 from analysis.differences import difference_rows, pairwise_table
 from analysis.mantel import SIGNED, SIZE, Group, Setting
@@ -137,7 +138,7 @@ def over_seeds(world: SingleLabel) -> Callable[[np.random.Generator], Outcomes]:
     return once
 
 
-def _of_difference(row: Mapping[str, Any], cells: Cells) -> Outcomes:
+def _of_difference(row: Row, cells: Cells) -> Outcomes:
     """Return whether an interval covers, and whether a test rejects what is true."""
     difference = cells.truth[row["method_a"]] - cells.truth[row["method_b"]]
     found = {f"interval of a difference {COVERS}": row["low"] <= difference <= row["high"]}

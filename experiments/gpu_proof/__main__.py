@@ -23,7 +23,7 @@ from pathlib import Path
 from experiments.gpu_proof.findings import Finding, Machine, PartResult, write
 from experiments.gpu_proof.machine import look
 from experiments.gpu_proof.parts import PARTS
-from experiments.gpu_proof.running import Run
+from experiments.gpu_proof.running import PartRun
 
 PATIENCE = 10
 """How many times as long a rehearsal may take: its machine may be busy."""
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             write(options.out, machine, [results[p.name] for p in PARTS if p.name in results])
 
         patient = replace(part, seconds=part.seconds * (PATIENCE if machine.rehearses else 1))
-        _tell(Run(patient, machine.device, options.out).watched(note), machine)
+        _tell(PartRun(patient, machine.device, options.out).watched(note), machine)
     print(f"wrote gpu_proof.json and gpu_proof.md into {options.out}")
     sys.exit(any(results[name].failed for name in options.parts))
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from experiments.gpu_proof.findings import Finding
-from experiments.gpu_proof.place import Place
+from experiments.gpu_proof.workplace import Workplace
 from reduction.agglomeration import LINKAGES, merged_one_by_one, trial_distances
 from reduction.agglomeration_kernel import merged_by_kernel
 from reduction.methods.atc import cosine_distances
@@ -17,7 +17,7 @@ TOKENS = (196, 98, 49)
 IMAGES = 256
 
 
-def prove(place: Place, job: str) -> Iterator[Finding]:
+def prove(place: Workplace, job: str) -> Iterator[Finding]:
     """Merge half of the tokens of random images, and of distances of which many are equal.
 
     A rehearsal interprets the kernel.

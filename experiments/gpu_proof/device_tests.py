@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from experiments.gpu_proof.findings import Finding
-from experiments.gpu_proof.place import ROOT, TESTS, Place, import_tests
+from experiments.gpu_proof.workplace import ROOT, TESTS, Workplace, import_tests
 
 FILES = {
     "plain": [
@@ -25,7 +25,7 @@ REHEARSED = "trainables/data/test_normalisation.py"
 """Those of CUDA are not collected on a CPU."""
 
 
-def prove(place: Place, job: str) -> Iterator[Finding]:
+def prove(place: Workplace, job: str) -> Iterator[Finding]:
     """Run the tests in a thread, and hand on what each of them comes to."""
     import_tests()
     files = [REHEARSED] if place.rehearses else FILES[job]

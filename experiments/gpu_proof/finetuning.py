@@ -8,7 +8,7 @@ from unittest import mock
 import torch
 
 from experiments.gpu_proof.findings import Finding
-from experiments.gpu_proof.place import Place
+from experiments.gpu_proof.workplace import Workplace
 from trainables.cell.cell import Cell
 from trainables.loop.loop import Finetuning
 from trainables.loop.opening import open_finetuning
@@ -26,7 +26,7 @@ RESUMED_WITHIN = 1e-4
 CPU = torch.device("cpu")
 
 
-def prove(place: Place, job: str) -> Iterator[Finding]:
+def prove(place: Workplace, job: str) -> Iterator[Finding]:
     """Finetune on the digits, `plain` or `compiled`.
 
     A rehearsal traces what is to be compiled, but runs it as it is: compiling takes minutes.
@@ -44,7 +44,7 @@ def prove(place: Place, job: str) -> Iterator[Finding]:
 
 @dataclass(frozen=True)
 class _Trainings:
-    place: Place
+    place: Workplace
     backend: str | None
     """What compiles them; None where nothing does."""
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 import reduction
 from experiments.gpu_proof.findings import Finding
-from experiments.gpu_proof.place import Place, import_tests
+from experiments.gpu_proof.workplace import Workplace, import_tests
 from reduction.model import ReducedVisionTransformer
 from reduction.trace import ReductionTrace
 
@@ -18,7 +18,7 @@ SHORT = ("topk", "atc")
 """Methods of a rehearsal."""
 
 
-def prove(place: Place, job: str) -> Iterator[Finding]:
+def prove(place: Workplace, job: str) -> Iterator[Finding]:
     """Compare every method's decisions, given the same tokens and of the whole model."""
     import_tests()
     cases, decisions = (import_module(name) for name in ("reference_cases", "decisions"))
@@ -31,7 +31,7 @@ def prove(place: Place, job: str) -> Iterator[Finding]:
 
 
 class _Comparison:
-    def __init__(self, cases: Any, decisions: Any, place: Place) -> None:
+    def __init__(self, cases: Any, decisions: Any, place: Workplace) -> None:
         self._decisions, self._device = decisions, torch.device(place.device)
         self._host = cases.reference_host()
         self._extras = cases.tensors("extras_A.npz")

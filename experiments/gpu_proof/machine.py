@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 
 from experiments.gpu_proof.findings import Machine
-from experiments.gpu_proof.place import ROOT
+from experiments.gpu_proof.workplace import ROOT
 
 SHOWN = ("torch", "timm", "triton", "ray")
 

@@ -9,7 +9,7 @@ import torch
 import reduction
 from experiments.benchmarks import speed
 from experiments.gpu_proof.findings import Finding
-from experiments.gpu_proof.place import Place
+from experiments.gpu_proof.workplace import Workplace
 
 GOAL = 0.9
 """Least efficiency: speed-up times the share of multiply-accumulates left."""
@@ -20,7 +20,7 @@ SLOW = ["tome", "sinkhorn", "ats", "dpcknn", "kmedoids", "atc"]
 """Methods below the goal on an H100 so far: these come first."""
 
 
-def prove(place: Place, job: str) -> Iterator[Finding]:
+def prove(place: Workplace, job: str) -> Iterator[Finding]:
     """Measure every method at keep rate 0.5, those first that are known to be slow."""
     options = speed.parse(_arguments(place, job))
     torch.manual_seed(0)
@@ -40,7 +40,7 @@ def prove(place: Place, job: str) -> Iterator[Finding]:
         yield _finding(kind, row, options.batch_size, time.perf_counter() - began)
 
 
-def _arguments(place: Place, job: str) -> list[str]:
+def _arguments(place: Workplace, job: str) -> list[str]:
     flags = {"compiled": ["--compile"], "graph": ["--graph"], "eager": []}[job]
     if place.rehearses:  # No graphs there, and compiling takes minutes.
         flags = ["--host", "deit_tiny_patch16_224", "--batch-size", "1", "--repeats", "1"]

@@ -13,7 +13,7 @@ from pathlib import Path
 from experiments.gpu_proof.findings import BEGUN, PartResult, read
 from experiments.gpu_proof.one_part import LACKS
 from experiments.gpu_proof.parts import PACKAGE, Part
-from experiments.gpu_proof.place import ROOT
+from experiments.gpu_proof.workplace import ROOT
 
 LOOKS_EVERY = 1.0
 """Seconds after which new findings are noted."""
@@ -22,7 +22,7 @@ Note = Callable[[PartResult], None]
 
 
 @dataclass(frozen=True)
-class Run:
+class PartRun:
     """A run of a part."""
 
     part: Part

@@ -11,20 +11,20 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from experiments.gpu_proof.findings import Finding
-from experiments.gpu_proof.place import ROOT, Place
+from experiments.gpu_proof.workplace import ROOT, Workplace
 from orchestrator.store.store import Store
 from orchestrator.store.stored_cell import CellState
+from orchestrator.study.study_file import Fields
 
 SMOKE = ROOT / "experiments" / "studies" / "smoke.yaml"
 LOOKS_EVERY = 0.2
 
 
-def prove(place: Place, job: str) -> Iterator[Finding]:
+def prove(place: Workplace, job: str) -> Iterator[Finding]:
     """Launch, kill once a cell has saved a state, launch again to the end."""
     with tempfile.TemporaryDirectory() as folder:
         study = _Study(Path(folder), *((2, 2) if place.rehearses else (4, 20)))
@@ -36,8 +36,8 @@ def prove(place: Place, job: str) -> Iterator[Finding]:
             yield study.calibrated()
 
 
-def _document(cells: int, epochs: int) -> dict[str, Any]:
-    document: dict[str, Any] = yaml.safe_load(SMOKE.read_text())
+def _document(cells: int, epochs: int) -> Fields:
+    document: Fields = yaml.safe_load(SMOKE.read_text())
     document["recipes"]["smoke"] |= {"epochs": epochs, "checkpoint_minutes": 1e-3}
     reduced = [grid for grid in document["grids"] if "keep_rate" in grid]
     for grid in reduced:

@@ -4,14 +4,14 @@ from collections.abc import Iterator
 
 from experiments.benchmarks import training
 from experiments.gpu_proof.findings import Finding
-from experiments.gpu_proof.place import Place
+from experiments.gpu_proof.workplace import Workplace
 
 TOY = "--image-size 64 --batch-size 2 --repeats 1 --threads 1"
 REAL = "--device cuda --batch-size 256 --repeats 9"
 HOSTS = ("deit_small_patch16_224", "deit_tiny_patch16_224")
 
 
-def prove(place: Place, job: str) -> Iterator[Finding]:
+def prove(place: Workplace, job: str) -> Iterator[Finding]:
     """Train DeiT-S and DeiT-T by both loops in turn."""
     for host in HOSTS[1:] if place.rehearses else HOSTS:
         arguments = [*(TOY if place.rehearses else REAL).split(), "--host", host]

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
-from orchestrator.commands.tuning import tuning_in_words
+from orchestrator.commands.tuning_in_words import tuning_in_words
 from orchestrator.console import line
 from orchestrator.errors import UserError
 from orchestrator.store.disk_use import files_below

@@ -27,7 +27,7 @@ class Candidate(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    values: dict[str, Any]
+    values: Values
     """Field of the recipe -> value."""
     trials: tuple[str, ...]
     """Ids, one for each of what shares the choice."""

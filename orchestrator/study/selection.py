@@ -12,7 +12,7 @@ from orchestrator.store.stored_cell import CellState, StoredCell
 from orchestrator.study.expansion import added_teachers, expand
 from orchestrator.study.names import unused_names
 from orchestrator.study.study import Study, load_study
-from orchestrator.study.tuning import Searches, searches_of
+from orchestrator.study.trials import Searches, searches_of
 from trainables.cell.cell import Cell
 from trainables.storage.paths import ObjectPath, StorePath, store_path
 

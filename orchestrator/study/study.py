@@ -3,7 +3,7 @@
 A study is a list of grids, each the product of its axes; see `docs/study-files.md`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -158,9 +158,9 @@ class Study(StrictModel):
     """How values of recipes are chosen before their cells train, by the recipe's name."""
 
     @model_serializer(mode="wrap")
-    def _without_tuning(self, fields: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _without_tuning(self, fields: SerializerFunctionWrapHandler) -> Fields:
         """Leave `tuning` out where there is none: earlier studies have no such key."""
-        found: dict[str, Any] = fields(self)
+        found: Fields = fields(self)
         return {name: value for name, value in found.items() if name != "tuning" or value}
 
     def reserved(self, capacity: str) -> Resources:
@@ -198,7 +198,7 @@ def load_study(name_or_file: str, settings: Sequence[str] = ()) -> Study:
     return study
 
 
-def _as_given(record: Mapping[str, Any]) -> dict[str, Any]:
+def _as_given(record: Fields) -> Fields:
     """Return a record as the file that it was made of: without what a store adds.
 
     A grid's empty fields would hide the study's defaults.

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from orchestrator.store.searches import Choice, Search, stored_choice
 from orchestrator.store.store import Store
-from orchestrator.study.tuning import Searches
+from orchestrator.study.trials import Searches
 from trainables.trial.config import TrialConfig
 
 

@@ -21,7 +21,7 @@ from orchestrator.errors import UserError
 from orchestrator.store.free_space import FreeSpace
 from orchestrator.store.searches import stored_choice
 from orchestrator.store.store import Store, waits_for
-from orchestrator.study.tuning import Searches
+from orchestrator.study.trials import Searches
 from orchestrator.training.callbacks import RoomCallback, TrialCallback
 from orchestrator.training.choices import Choices
 from orchestrator.training.endings import RETRIES, Endings

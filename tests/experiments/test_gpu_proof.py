@@ -9,8 +9,8 @@ import pytest
 from experiments.gpu_proof import __main__ as gpu_proof
 from experiments.gpu_proof.findings import Finding, Machine, PartResult, append, page, read
 from experiments.gpu_proof.parts import PARTS, Part
-from experiments.gpu_proof.place import ROOT
-from experiments.gpu_proof.running import Run
+from experiments.gpu_proof.running import PartRun
+from experiments.gpu_proof.workplace import ROOT
 
 GPU = "NVIDIA H200"
 FINDING = "from experiments.gpu_proof.findings import Finding\n"
@@ -33,7 +33,7 @@ def run(tmp_path, monkeypatch):
         (tmp_path / "made" / "part.py").write_text(FINDING + code)
         noted = []
         part = Part("part", "something", seconds, "made.part", "a job")
-        Run(part, "cpu", tmp_path).watched(noted.append)
+        PartRun(part, "cpu", tmp_path).watched(noted.append)
         return noted
 
     return run
@@ -119,7 +119,7 @@ def test_later_parts_join_those_of_the_same_machine_and_commit(tmp_path, monkeyp
         note(result)
         return result
 
-    monkeypatch.setattr(Run, "watched", watched)
+    monkeypatch.setattr(PartRun, "watched", watched)
     assert call("eager", "1a2b") == ["eager"]
     assert call("reference", "1a2b") == ["reference", "eager"]
     assert call("graph", "3c4d") == ["graph"]

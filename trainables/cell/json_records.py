@@ -4,7 +4,9 @@ Their keys are public and explained in `docs/tables.md`. Records of earlier vers
 cells have fewer of them.
 """
 
-from typing import Any, TypedDict
+from typing import TypedDict
+
+from trainables.cell.tuning import Values
 
 
 class BestRecord(TypedDict, total=False):
@@ -23,7 +25,7 @@ class BestRecord(TypedDict, total=False):
 class TunedValues(TypedDict, total=False):
     """What records of tuned cells have more than others."""
 
-    tuned: dict[str, Any]
+    tuned: Values
     """Values that were chosen for the recipe: field -> value."""
 
 

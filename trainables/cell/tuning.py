@@ -96,7 +96,7 @@ class Tuning(TuningModel):
             raise ValueError(f"per is {self.per}, but must name each once at most")
         return self
 
-    def points(self) -> list[dict[str, Any]]:
+    def points(self) -> list[Values]:
         """Return the combinations to try, each once, in an order that never changes."""
         if self.samples is None:
             lists = [given for given in self.values.values() if isinstance(given, list)]

@@ -25,7 +25,7 @@ DATASETS: dict[str, str] = {
     "folder": "trainables.data.folder",
     "tar": "trainables.data.tar_archives",
     "hf": "trainables.data.hugging_face",
-    "images": "trainables.data.images",
+    "images": "trainables.data.feature_images",
     **dict.fromkeys(TORCHVISION, "trainables.data.torchvision_sets"),
     "digits": "trainables.data.digits",
     "digits_multi": "trainables.data.digits_multi",

@@ -5,7 +5,7 @@ import json
 from made_cells import CELL
 
 from orchestrator.store.searches import Candidate, Search
-from orchestrator.study.tuning import Searches
+from orchestrator.study.trials import Searches
 from orchestrator.training.choices import Choices
 from trainables.trial.config import TrialConfig
 

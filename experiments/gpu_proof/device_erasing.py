@@ -6,14 +6,14 @@ import torch
 from torch import Tensor
 
 from experiments.gpu_proof.findings import Finding
-from experiments.gpu_proof.place import Place
+from experiments.gpu_proof.workplace import Workplace
 from trainables.data.erasing import Erasing
 from trainables.data.normalisation import Normalisation
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-def prove(place: Place, job: str) -> Iterator[Finding]:
+def prove(place: Workplace, job: str) -> Iterator[Finding]:
     """Erase of no image, of some and of all."""
     images, side = (8, 32) if place.rehearses else (256, 224)
     for probability in (0.0, 0.3, 1.0):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from experiments.gpu_proof.findings import Finding
-from experiments.gpu_proof.place import Place, import_tests
+from experiments.gpu_proof.workplace import Workplace, import_tests
 from reduction.trace import ReductionTrace
 
 TOLERATED = 1e-4
@@ -24,7 +24,7 @@ LOOSE = {"gtp": 4e-3}
 Arrays = Mapping[str, np.ndarray]
 
 
-def prove(place: Place, job: str) -> Iterator[Finding]:
+def prove(place: Workplace, job: str) -> Iterator[Finding]:
     """Compare logits and decisions with the arrays, method by method."""
     import_tests()
     torch.backends.cudnn.allow_tf32 = False  # by default CUDA computes convolutions in TF32

@@ -9,7 +9,7 @@ TESTS = ROOT / "tests"
 
 
 @dataclass(frozen=True)
-class Place:
+class Workplace:
     """The device that a part runs on."""
 
     device: str

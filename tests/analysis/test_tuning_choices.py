@@ -7,7 +7,7 @@ import pytest
 from analysis.report import tuned
 from analysis.report.report_context import ReportContext
 from analysis.tables import table
-from analysis.tuning import along, main_field, orders
+from analysis.tuning_choices import along, main_field, orders
 
 RATES = (1e-4, 1e-3, 1e-2)
 PLANTED = {"topk": (90.0, 80.0, 50.0), "tome": (60.0, 85.0, 70.0), "sinkhorn": (40.0, 70.0, 88.0)}

@@ -1,11 +1,12 @@
 """What trials of a tuning tell: the best values of each method, and the order of methods."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import pandas as pd
+
+from analysis.aliases import Row
 
 SETTING = ["recipe", "dataset", "capacity"]
 """Columns of the table `tuning`: methods are compared that agree in these."""
@@ -19,7 +20,7 @@ class Orders:
     """Methods, the most accurate first, each at its chosen values."""
     shared: tuple[str, ...]
     """The same at the shared values."""
-    values: Mapping[str, Any]
+    values: Row
     """The shared values: the best mean accuracy over methods."""
 
     @property

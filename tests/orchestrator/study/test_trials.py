@@ -6,7 +6,7 @@ from orchestrator.errors import UserError
 from orchestrator.study.expansion import expand
 from orchestrator.study.selection import Options, select
 from orchestrator.study.study import Study, load_study
-from orchestrator.study.tuning import searches_of
+from orchestrator.study.trials import searches_of
 from trainables.cell.cell import is_trial
 from trainables.recipe import Recipe
 
