@@ -238,6 +238,7 @@ SCHEMAS: dict[str, Schema] = {
         **dict.fromkeys(("recipe", "values", "state", "metric"), "string"),
         **dict.fromkeys(("accuracy", "loss"), "float64"),
         **dict.fromkeys(("epoch", "epochs"), "Int64"),
+        "stopped": "bool",
         "gentler": "string",
         "chosen": "bool",
         "edge": "string",

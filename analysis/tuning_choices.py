@@ -22,6 +22,8 @@ class Orders:
     """The same at the shared values."""
     values: Row
     """The shared values: the best mean accuracy over methods."""
+    stopped: bool
+    """Whether a trial was stopped early, so that accuracies are after different lengths."""
 
     @property
     def same(self) -> bool:
@@ -56,7 +58,8 @@ def orders(trials: pd.DataFrame) -> Orders | None:
         return None
     _, _, best = max(shared_by_all, key=lambda each: each[:2])
     shared = known[known["values"] == best]
-    return Orders(_order(chosen), _order(shared), json.loads(best))
+    stopped = bool(known["stopped"].any())
+    return Orders(_order(chosen), _order(shared), json.loads(best), stopped)
 
 
 def by_setting(tuning: pd.DataFrame) -> Iterator[tuple[tuple[str, str, str], pd.DataFrame]]:

@@ -40,14 +40,15 @@ def tuning(findings: ReportContext) -> str:
 def order_in_words(found: Orders) -> str:
     """Return whether the best values that all methods share would have ordered them otherwise."""
     at = f"{in_words(found.values)}, the best single choice for all methods,"
+    stopped = " (Trials that were stopped count as they stood.)" if found.stopped else ""
     if found.same:
         return (
             f"At {at} the order of methods on held-out images is the same as with values of their "
-            f"own: {', '.join(found.own)}."
+            f"own: {', '.join(found.own)}.{stopped}"
         )
     return (
         f"At {at} the order of methods on held-out images would have been another: "
-        f"{', '.join(found.shared)} instead of {', '.join(found.own)}."
+        f"{', '.join(found.shared)} instead of {', '.join(found.own)}.{stopped}"
     )
 
 

@@ -71,11 +71,12 @@ def _row(store: Store, search: Search, trial: str, tries: str) -> list[str]:
     report, result = stored.last_report(), stored.result() if stored.is_trained() else None
     accuracy = report.get("best_accuracy") if result is None else result["accuracy"]
     loss = result and result["loss"]
+    stopped = "stopped" if result and result["stopped"] else ""
     return [
         trial,
         search.name,
         tries,
-        ", gentler: ".join(filter(None, (str(stored.state()), stored.gentler()))),
+        ", gentler: ".join(filter(None, (stopped or str(stored.state()), stored.gentler()))),
         f"{report['epoch']}/{report['epochs']}" if report else "",
         f"{accuracy:.2f} %" if accuracy is not None else "",
         f"{loss:.3f}" if loss is not None else "",

@@ -61,6 +61,7 @@ def _row(
         "state": record.state,
         **{name: result.get(name) for name in ("metric", "accuracy", "loss", "epoch")},
         "epochs": record.progress["epochs"],
+        "stopped": result.get("stopped", False),
         "gentler": record.progress["gentler"],
         "chosen": chosen,
         "edge": ", ".join(choice.edges) or None if chosen and choice else None,

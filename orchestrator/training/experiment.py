@@ -26,6 +26,7 @@ from orchestrator.training.callbacks import RoomCallback, TrialCallback
 from orchestrator.training.choices import Choices
 from orchestrator.training.endings import RETRIES, Endings
 from orchestrator.training.evaluations import Evaluations
+from orchestrator.training.halving import Halving
 from orchestrator.training.release import ReleaseOrder
 from orchestrator.training.shares import Reservation
 from orchestrator.training.shortages import Shortages
@@ -117,13 +118,14 @@ class TuneExperiment:
         )
         endings = Endings(self.store, context, order, shortages, evaluations.add)
         space = FreeSpace(self.store.path, context.note)
+        halving = Halving(self.store, self.searches.all, context.note)
         choices = Choices(self.store, self.searches, context.note)
         queue = TrialQueue(order, context, space, self.tried_once, choices)
         self._show_plan(cells, configs, context.progress)
         callbacks: list[tune.Callback] = [TrialCallback(endings, evaluations)]
         if self.cluster.shared:
             callbacks.append(RoomCallback(self._room_watch(configs, context)))
-        self._fit(queue, CellScheduler(shortages, queue), callbacks)
+        self._fit(queue, CellScheduler(shortages, queue, halving.reported), callbacks)
 
     def _config(self, cell: Cell) -> TrialConfig:
         config = trial_config(

@@ -1,5 +1,6 @@
 """Tune's parts of a study: which trial is next, which process it gets, and how much memory."""
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from ray.tune.experiment import Experiment, Trial
@@ -10,7 +11,7 @@ from ray.tune.search import SearchAlgorithm
 from orchestrator.training.callbacks import cell_of
 from orchestrator.training.shortages import Shortages
 from orchestrator.training.tune_internals import CellTrial, reason_of
-from trainables.cell.report import TuneDict
+from trainables.cell.report import Report, TrialReport, TuneDict
 from trainables.trial.config import TrialConfig
 from trainables.trial.trainable import resource_request
 
@@ -88,10 +89,17 @@ class CellScheduler(FIFOScheduler):
     Args:
         shortages: Decides how much more.
         source: Knows which cells have no room yet.
+        reported: Called with a cell's id and what its training reports, before it goes on.
     """
 
-    def __init__(self, shortages: Shortages, source: TrialSource) -> None:
+    def __init__(
+        self,
+        shortages: Shortages,
+        source: TrialSource,
+        reported: Callable[[str, Report | None], None] = lambda cell_id, report: None,
+    ) -> None:
         super().__init__()
+        self._reported = reported
         self._shortages = shortages
         self._source = source
 
@@ -108,6 +116,11 @@ class CellScheduler(FIFOScheduler):
             trial.config = larger.to_dict()
             trial.update_resources(resource_request(larger))
             trial.max_failures += 1
+
+    def on_trial_result(self, tune_controller: Any, trial: Trial, result: TuneDict) -> str:
+        """Let every trial go on: one that is to stop finds that in its folder, and ends itself."""
+        self._reported(cell_of(trial), TrialReport.from_dict(result).training)
+        return FIFOScheduler.CONTINUE
 
     def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
         """Return the trial for the next free process: the one that was released into its room.

@@ -30,6 +30,7 @@ def trials(planted, values=RATES, **columns):
             "metric": "top1",
             "accuracy": accuracy,
             "loss": 1.0,
+            "stopped": False,
             "chosen": accuracy == max(accuracies),
             "edge": "lr" if accuracy == max(accuracies) and n in (0, len(values) - 1) else None,
             **columns,

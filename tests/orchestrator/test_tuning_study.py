@@ -1,9 +1,12 @@
-"""A study that tunes, killed at random: the same choices and weights."""
+"""A study that tunes, killed at random: the same choices and weights, and no decision twice."""
 
+import json
 import os
 import random
+import signal
 import sys
 import time
+from collections import Counter
 
 import pandas as pd
 import pytest
@@ -20,6 +23,11 @@ TUNED = STUDY | {
     "tuning": {"everything": {"values": {"lr": [1e-5, 1e-3]}, "epochs": 1}},
 }
 """Two trials of 15 steps and a cell of 30 that waits for them."""
+HALVED = TUNED | {
+    "name": "halved",
+    "tuning": {"everything": {"values": {"lr": [1e-3, 1e-5, 3e-6]}, "scheduler": "asha"}},
+}
+"""Three trials of two epochs, with a rung after the first."""
 TRIALS, REPORTED = "*-trial-*", "*-s0-*"
 
 
@@ -76,3 +84,33 @@ def test_a_cell_is_trained_as_chosen_and_trials_are_reported_nowhere(undisturbed
             main(["cells", str(store.path), *arguments])
         printed = "".join(capsys.readouterr().out.split())
         assert {cell for cell in (*trials, reported) if cell in printed} == set(listed)
+
+
+def test_with_halving_no_rung_is_decided_twice_whatever_kills_a_launch(tmp_path, gate, draw):
+    step = draw.randint(14, 18)  # About the rung, after 15 steps.
+    gate.close(after=step, cells=TRIALS)
+    launch = Launch(tmp_path, study=HALVED, env=gate.env)
+    launch.wait_for_step(step, TRIALS)
+    os.kill(draw.choice(launch.trainers()), signal.SIGKILL)
+    launch.process.kill()
+    launch.end()
+    gate.open()
+    again = Launch(tmp_path, study=HALVED)
+    again.end(0)
+    decided = Counter()
+    for trial in again.store.trial_ids():
+        stored = again.store.cell(trial)
+        logged = [entry for entry in stored.log() if entry.get("event") == "rung"]
+        assert [json.dumps(rung) for rung in stored.rungs()] == [
+            json.dumps({name: entry[name] for name in ("epoch", "accuracy", "stops", "time")})
+            for entry in logged
+        ]
+        decided.update((trial, rung["epoch"]) for rung in stored.rungs())
+        stops = [rung for rung in stored.rungs() if rung["stops"]]
+        assert stored.result()["stopped"] == bool(stops)
+        assert max(again.steps()[trial]) == (15 if stops else 30)
+    assert set(decided.values()) == {1}
+    assert len(decided) == 3
+    (choice,) = choices(again)
+    (reported,) = again.store.cell_ids()
+    assert again.store.cell(reported).result()["tuned"] == dict(choice.values)

@@ -108,7 +108,7 @@ class Cell(BaseModel):
     """ENTITY/PROJECT/RUN of the W&B run that trained it elsewhere; None: it is trained here."""
     tuning: Tuning | None = None
     """How values of its recipe are chosen before it trains; `recipe` is that before the choice."""
-    trial: Literal["none", "teacher"] | None = None
+    trial: Literal["none", "asha", "teacher"] | None = None
     """What a cell is trained for that is no result: for a choice, under this scheduler, or as the
     teacher of such cells."""
 

@@ -10,7 +10,14 @@ from collections.abc import Mapping
 from typing import cast
 
 from trainables.cell.cell import Cell
-from trainables.cell.json_records import Attempt, AttemptsRecord, BestRecord, TrainingResult
+from trainables.cell.json_records import (
+    Attempt,
+    AttemptsRecord,
+    BestRecord,
+    Rung,
+    RungsRecord,
+    TrainingResult,
+)
 from trainables.storage import layout
 from trainables.storage.files import (
     Check,
@@ -136,6 +143,20 @@ class CellFolder:
         attempts = [*self.attempts(), attempt]
         write_sealed_json(layout.ATTEMPTS.below(self.path), {"attempts": attempts})
         self.append_log({"event": "not finite", **attempt})
+
+    def rungs(self) -> list[Rung]:
+        """Return the decisions of successive halving about the cell, in their order.
+
+        Raises:
+            DamagedFileError: Their record is damaged.
+        """
+        record = cast(RungsRecord | None, read_sealed_json(layout.RUNGS.below(self.path)))
+        return record["rungs"] if record else []
+
+    def add_rung(self, rung: Rung) -> None:
+        """Record a decision of successive halving, in `rungs.json` and in the log."""
+        write_sealed_json(layout.RUNGS.below(self.path), {"rungs": [*self.rungs(), rung]})
+        self.append_log({"event": "rung", **rung})
 
     def append_log(self, report: Mapping[str, object]) -> None:
         """Add one line to `log.jsonl`, stamped with the time in seconds since the epoch."""

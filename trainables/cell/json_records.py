@@ -50,11 +50,31 @@ class AttemptsRecord(TypedDict):
     attempts: list[Attempt]
 
 
+class Rung(TypedDict):
+    """A decision of successive halving about a trial."""
+
+    epoch: int
+    """Epochs after which it was made."""
+    accuracy: float
+    """Of that epoch, percent."""
+    stops: bool
+    time: float
+    """Seconds since the epoch."""
+
+
+class RungsRecord(TypedDict):
+    """`rungs.json`."""
+
+    rungs: list[Rung]
+
+
 class TrialValues(TypedDict, total=False):
     """What results of trials have more than others."""
 
     loss: float | None
     """Of the best epoch's weights, on the images that chose the epoch."""
+    stopped: bool
+    """Whether it was stopped before its last epoch."""
 
 
 class TrainingResult(TunedValues, TrialValues, total=False):

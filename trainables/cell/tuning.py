@@ -75,8 +75,10 @@ class Tuning(TuningModel):
     epochs: Annotated[int, Field(ge=1)] | None = None
     """Epochs of a trial, at most the recipe's, its default; warm-up and frozen epochs are as many
     fewer."""
-    scheduler: Literal["none"] = "none"
-    """`none`, the only one: all trials train to the end."""
+    scheduler: Literal["none", "asha"] = "none"
+    """`asha`: Ray Tune's asynchronous successive halving stops trials early, after 1, 4, 16, ...
+    epochs, that are not in the best quarter of those that came as far. `none`: all train to the
+    end."""
 
     @model_validator(mode="after")
     def _can_be_searched(self) -> Self:

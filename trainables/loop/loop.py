@@ -161,7 +161,7 @@ class Finetuning:
             data_wait=steps.data_wait,
             notes=notes,
             preparing=preparing,
-            epoch=self._epoch,
+            epoch=self.epoch,
             epochs=self.cell.recipe.epochs,
             step=self.step,
             total_steps=self.total_steps,
@@ -184,7 +184,7 @@ class Finetuning:
         if steps.first_step == 0 and steps.losses and dataset.task == "single_label":
             loss = steps.losses[0]["classification"]
             notes.append(note_on_start(loss, len(dataset.class_names)))
-        if moved is not None and self._epoch == 1:
+        if moved is not None and self.epoch == 1:
             notes.append(note_on_movement(moved, self.cell.recipe))
         return [note for note in notes if note is not None]
 
@@ -245,7 +245,8 @@ class Finetuning:
         self._scaler.load_state_dict(state["scaler"])
 
     @property
-    def _epoch(self) -> int:
+    def epoch(self) -> int:
+        """Finished epochs."""
         return self.step // self._steps_per_epoch
 
     def _prepare(self, until: Callable[[], bool]) -> str | None:
@@ -260,7 +261,7 @@ class Finetuning:
 
     def _train_steps(self, until: Callable[[], bool], steps: StepStatistics) -> None:
         """Do optimiser steps until the epoch ends or `until()` holds; read what they found."""
-        end = min((self._epoch + 1) * self._steps_per_epoch, self.total_steps)
+        end = min((self.epoch + 1) * self._steps_per_epoch, self.total_steps)
         self.model.train()
         started = time.perf_counter()
         while self.step < end:
@@ -277,7 +278,7 @@ class Finetuning:
 
         Nothing in it waits for the device to compute.
         """
-        recipe, epoch = self.cell.recipe, self._epoch
+        recipe, epoch = self.cell.recipe, self.epoch
         first = self.step % self._steps_per_epoch * recipe.accumulation
         window = range(first, min(first + recipe.accumulation, self.data.batches_per_epoch))
         self._lr = set_learning_rates(
@@ -368,7 +369,7 @@ class Finetuning:
         passes = self._inference = self._inference or self._inference_passes()
         with part("evaluation"), plain([inference.model for inference in passes.values()]):
             return self._selection.evaluate(
-                passes, epoch=self._epoch, step=self.step, device=self.device, dtype=self._dtype
+                passes, epoch=self.epoch, step=self.step, device=self.device, dtype=self._dtype
             )
 
     def _inference_passes(self) -> dict[str, InferencePass]:

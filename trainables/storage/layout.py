@@ -158,6 +158,9 @@ MEMORY_RECORD = StoreFile(
 ATTEMPTS = StoreFile(
     OF_CELL, "attempts.json", "records", "trial", "attempts that ended on a number not finite"
 )
+RUNGS = StoreFile(
+    OF_CELL, "rungs.json", "records", "driver", "after which epochs a trial was to go on or to stop"
+)
 STATE = StoreFile(
     OF_CELL, "last/state-{step:08d}.pt", "states", "trial",
     "the two newest resume states, until the cell is evaluated",

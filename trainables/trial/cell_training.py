@@ -27,7 +27,7 @@ from torch import Tensor
 
 from trainables.cell.cell import Cell
 from trainables.cell.cell_folder import CellFolder
-from trainables.cell.json_records import BestRecord, TunedValues
+from trainables.cell.json_records import BestRecord, TrialValues, TunedValues
 from trainables.cell.not_finite import (
     NonFiniteError,
     changes_after,
@@ -96,6 +96,8 @@ class CellTraining:
 
     def _train(self) -> TrialReport:
         finetuning = self.opened()
+        if self._is_to_stop(finetuning):
+            return self._from_store(partial(self._stop_early, finetuning))
         deadline = min(time.monotonic() + REPORT_SECONDS, self._checkpoint_due)
         try:
             report = finetuning.run(until=lambda: self._stopping() or time.monotonic() > deadline)
@@ -106,6 +108,20 @@ class CellTraining:
             self.close()  # Another process may use the folder as soon as this one gives up.
             raise
         return self._from_store(partial(self._keep, finetuning, report))
+
+    def _is_to_stop(self, finetuning: Finetuning) -> bool:
+        """Tell whether successive halving has decided that a trial ends here."""
+        if self._cell.trial != "asha":
+            return False
+        rungs = self._from_store(self._folder.rungs)
+        return any(rung["stops"] and finetuning.epoch >= rung["epoch"] for rung in rungs)
+
+    def _stop_early(self, finetuning: Finetuning) -> TrialReport:
+        """Write the result that a trial has so far."""
+        self.wait()
+        self._log(self._taken_to_log())
+        self._write_result(finetuning, stopped=True)
+        return TrialReport(first_step=self._first_step, ending=Ending.FINISHED)
 
     def close(self) -> None:
         """Free the model and end the processes that load data; a later `step` opens them again.
@@ -203,10 +219,12 @@ class CellTraining:
             ending=ending,
         )
 
-    def _write_result(self, finetuning: Finetuning) -> None:
+    def _write_result(self, finetuning: Finetuning, *, stopped: bool = False) -> None:
+        of_trial: TrialValues = {"stopped": stopped} if self._cell.trial else {}
         self._folder.write_result(
             {
                 **finetuning.result(),
+                **of_trial,
                 "attempts": self._folder.attempts(),
                 "gentler": self._changes,
                 "macs": self._config.macs,

@@ -30,13 +30,14 @@ def test_trials_are_listed_apart_with_what_they_try_and_what_was_chosen(call, st
     write_searches(store, [search])
     for trial, accuracy in zip(TRIALS, (90.0, 80.0), strict=True):
         store.cell(trial.id).save_best(b"weights", {})
-        store.cell(trial.id).write_result({"accuracy": accuracy, "loss": 0.25})
+        result = {"accuracy": accuracy, "loss": 0.25, "stopped": accuracy < 90}
+        store.cell(trial.id).write_result(result)
     status, out, _ = call("cells", store.path, "--tuning")
     rows = [line.split() for line in out[1:]]
     assert status == 0
     assert rows == [
         [TRIALS[0].id, "mine,", "topk", "lr", "0.1", "done", "90.00", "%", "0.250", "chosen"],
-        [TRIALS[1].id, "mine,", "topk", "lr", "0.2", "done", "80.00", "%", "0.250"],
+        [TRIALS[1].id, "mine,", "topk", "lr", "0.2", "stopped", "80.00", "%", "0.250"],
     ]
     _, out, _ = call("cells", store.path)
     assert [line.split()[0] for line in out[1:]] == [CELL.id]

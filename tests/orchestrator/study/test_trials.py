@@ -75,6 +75,8 @@ def test_an_id_covers_the_section_and_that_of_a_trial_what_it_tries():
     assert not {c.id for c in expand(ours)} & {c.id for c in expand(study(tuning=None))}
     trials = {c.id for c in searches_of(ours).trials}
     assert trials < {c.id for c in searches_of(more).trials}
+    halved = study(SECTION | {"scheduler": "asha"})
+    assert not trials & {c.id for c in searches_of(halved).trials}
 
 
 def test_a_trial_is_never_the_cell_that_a_study_would_report():

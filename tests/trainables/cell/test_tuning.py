@@ -49,7 +49,6 @@ def test_a_shorter_trial_warms_up_and_rests_for_as_much_less_and_is_scored_on_th
         ({"values": {"lr": {"low": 1.0, "high": 0.1}}, "samples": 3}, "high is 0.1, but must be"),
         ({"values": {"lr": {"low": 0.1, "high": 1.0}}}, "samples is None, but values has lr as"),
         ({"values": {"lr": [0.1]}, "samples": 3}, "samples is 3, but values has no range"),
-        ({"values": {"lr": [0.1]}, "scheduler": "asha"}, "Input should be 'none'"),
         ({"values": {"lr": [0.1]}, "per": ["seed"]}, "'dataset', 'capacity' or 'method'"),
     ],
 )
