@@ -35,10 +35,12 @@ def _cost(selection: Selection, searches: Sequence[Search], seconds: Mapping[str
     hours, whole = sum(seconds.get(cell_id, 0.0) for cell_id in apart) / 3600, sum(seconds.values())
     share = f", {100 * 3600 * hours / whole:.0f} % of what is left" if whole else ""
     lengths = {trial.recipe.epochs for trial in selection.searches.trials if trial.id in trials}
+    halved = "; asha stops those that are behind" if searches[0].scheduler == "asha" else ""
     taught = f" and {len(teachers)} to teach some of them" if teachers else ""
     return (
         f"{len(trials)} trials of {' or '.join(map(str, sorted(lengths)))} epochs{taught} for "
-        f"{len(searches)} choices; {done} trained, the others about {hours:.2g} GPU hours{share}"
+        f"{len(searches)} choices; {done} trained, the others {'at most' if halved else 'about'} "
+        f"{hours:.2g} GPU hours{share}{halved}"
     )
 
 
@@ -71,7 +73,7 @@ def _row(store: Store, search: Search, trial: str, tries: str) -> list[str]:
     report, result = stored.last_report(), stored.result() if stored.is_trained() else None
     accuracy = report.get("best_accuracy") if result is None else result["accuracy"]
     loss = result and result["loss"]
-    stopped = "stopped" if result and result["stopped"] else ""
+    stopped = "stopped" if result and result.get("stopped") else ""
     return [
         trial,
         search.name,

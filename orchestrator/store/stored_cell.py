@@ -9,8 +9,8 @@ from typing import cast
 
 from orchestrator.store.evaluation_folder import EvaluationFolder
 from trainables.cell.cell import Cell, is_trial
-from trainables.cell.cell_folder import CellFolder
-from trainables.cell.json_records import ImportedRun, Metrics, TrainingResult
+from trainables.cell.cell_folder import RUNG, CellFolder
+from trainables.cell.json_records import ImportedRun, Metrics, Rung, TrainingResult
 from trainables.cell.not_finite import changes_after, changes_in_words
 from trainables.cell.report import LogEntry
 from trainables.storage import layout
@@ -203,7 +203,25 @@ class StoredCell(CellFolder):
 
     def last_report(self) -> LogEntry:
         """Return the newest report of training, empty if there is none."""
-        return next((entry for entry in reversed(self.log()) if "epoch" in entry), {})
+        reports = (e for e in reversed(self.log()) if "epoch" in e and "event" not in e)
+        return next(reports, {})
+
+    def mended_rungs(self) -> list[Rung]:
+        """Return the decisions of successive halving that `rungs.json` or the log has.
+
+        What a kill or damage has left in one of them alone is added to the other.
+        """
+        logged = [_rung(entry) for entry in self.log() if entry.get("event") == RUNG]
+        try:
+            recorded = self.rungs()
+        except DamagedFileError:
+            recorded = []
+        for rung in recorded:
+            if rung not in logged:
+                self.log_rung(rung)
+        if missing := [rung for rung in logged if rung not in recorded]:
+            self.write_rungs([*recorded, *missing])
+        return [*recorded, *missing]
 
     def repair(self, check: Check = read_checked) -> list[DamagedFileError]:
         """Remove what is damaged, together with all that was made from it; return what it was.
@@ -226,6 +244,10 @@ class StoredCell(CellFolder):
         """Remove all that evaluating the cell's weights has made."""
         for path in (self.path, *self.path.glob(layout.RATE_FOLDERS)):
             EvaluationFolder(path).files.discard()
+
+
+def _rung(entry: LogEntry) -> Rung:
+    return cast(Rung, {name: entry[name] for name in Rung.__annotations__})
 
 
 def _parse(line: str) -> LogEntry | None:

@@ -17,8 +17,8 @@ from trainables.cell.report import LogEntry, Report
 REDUCTION = 4
 """The best quarter of the trials that came as far goes on."""
 MAY_DIFFER = (
-    "trials go on from the decisions of an earlier launch; successive halving depends on the "
-    "order in which trials report, so its choices may differ from those of an undisturbed launch"
+    "trials go on where an earlier launch left them; asynchronous halving depends on the order in "
+    "which they arrive, so it may choose otherwise than an undisturbed launch"
 )
 
 
@@ -28,7 +28,7 @@ class Halving:
     Args:
         store: The study's store, which holds the decisions so far.
         searches: The study's; those without successive halving are left alone.
-        say: Called with a line where decisions of an earlier launch are taken up.
+        say: Called with a line where trials of an earlier launch are taken up.
     """
 
     def __init__(
@@ -41,7 +41,8 @@ class Halving:
         for search in searches:
             for trials in _competing(search):
                 bracket = Bracket(store, trials)
-                taken_up = bracket.take_up() or taken_up
+                bracket.take_up()
+                taken_up = taken_up or bracket.is_under_way()
                 self._brackets |= dict.fromkeys(trials, bracket)
         if taken_up:
             say(MAY_DIFFER)
@@ -70,20 +71,21 @@ class Bracket:
         )
         self._decided: set[tuple[str, int]] = set()
 
-    def take_up(self) -> bool:
-        """Repeat the decisions that are recorded, in their order; return whether there are any.
+    def is_under_way(self) -> bool:
+        """Return whether an earlier launch has begun the trials and not trained them all."""
+        cells = [self._store.cell(trial) for trial in self._trials]
+        return any(each.log() for each in cells) and not all(each.is_trained() for each in cells)
 
-        Then decide what was reported before a launch was killed, but not decided.
-        """
+    def take_up(self) -> None:
+        """Tell ASHA the decisions that are recorded, then decide what a kill has left undecided."""
         for trial in self._trials:
             self._asha.on_trial_add(None, _named(trial))
-        recorded = [(r, trial) for trial in self._trials for r in self._store.cell(trial).rungs()]
-        for rung, trial in sorted(recorded, key=lambda each: each[0]["time"]):
-            self._stops(trial, rung["epoch"], rung["accuracy"])
+        for trial in self._trials:
+            for rung in self._store.cell(trial).mended_rungs():
+                self._stops(trial, rung["epoch"], rung["accuracy"])
         reported = [(e, t) for t in self._trials for e in _ends(self._store.cell(t).log())]
         for entry, trial in sorted(reported, key=lambda each: each[0]["time"]):
             self.decide(trial, entry["epoch"], entry["accuracy"], last=entry["epochs"])
-        return bool(recorded)
 
     def decide(self, trial: str, epoch: int, accuracy: float, *, last: int) -> None:
         """Record whether a trial goes on after an epoch, if that is a rung, and only once."""
@@ -106,7 +108,7 @@ def _competing(search: Search) -> Iterator[tuple[str, ...]]:
 
 
 def _ends(log: Sequence[LogEntry]) -> list[LogEntry]:
-    return [entry for entry in log if entry.get("epoch_ended") and entry.get("accuracy")]
+    return [e for e in log if e.get("epoch_ended") and e.get("accuracy") is not None]
 
 
 def _is_rung(epoch: int) -> bool:

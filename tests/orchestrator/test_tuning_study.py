@@ -1,12 +1,11 @@
 """A study that tunes, killed at random: the same choices and weights, and no decision twice."""
 
-import json
 import os
 import random
 import signal
 import sys
 import time
-from collections import Counter
+from contextlib import suppress
 
 import pandas as pd
 import pytest
@@ -14,6 +13,7 @@ from launching import STUDY, Launch, assert_resumed
 
 from orchestrator.cli import main
 from orchestrator.store.searches import read_searches, stored_choice
+from orchestrator.training.halving import MAY_DIFFER
 
 pytestmark = pytest.mark.slow
 
@@ -22,12 +22,14 @@ TUNED = STUDY | {
     "grids": [STUDY["grids"][1] | {"method": ["dpcknn"]}],  # It draws in training.
     "tuning": {"everything": {"values": {"lr": [1e-5, 1e-3]}, "epochs": 1}},
 }
-"""Two trials of 15 steps and a cell of 30 that waits for them."""
+"""Two trials of an epoch and a cell of 30 that waits for them."""
 HALVED = TUNED | {
     "name": "halved",
     "tuning": {"everything": {"values": {"lr": [1e-3, 1e-5, 3e-6]}, "scheduler": "asha"}},
 }
 """Three trials of two epochs, with a rung after the first."""
+EPOCH = 14
+"""Steps of one: the holdout leaves 95 % of the images."""
 TRIALS, REPORTED = "*-trial-*", "*-s0-*"
 
 
@@ -87,30 +89,28 @@ def test_a_cell_is_trained_as_chosen_and_trials_are_reported_nowhere(undisturbed
 
 
 def test_with_halving_no_rung_is_decided_twice_whatever_kills_a_launch(tmp_path, gate, draw):
-    step = draw.randint(14, 18)  # About the rung, after 15 steps.
+    step = draw.randint(EPOCH - 1, EPOCH + 2)
     gate.close(after=step, cells=TRIALS)
-    launch = Launch(tmp_path, study=HALVED, env=gate.env)
-    launch.wait_for_step(step, TRIALS)
-    os.kill(draw.choice(launch.trainers()), signal.SIGKILL)
+    launch = Launch(tmp_path, study=HALVED, stages="train", env=gate.env)
+    launch.wait_for_step(step, TRIALS)  # The first to arrive goes on, whatever it has reached.
+    with suppress(ProcessLookupError):  # It may have been about to end.
+        os.kill(draw.choice(launch.trainers()), signal.SIGKILL)
     launch.process.kill()
     launch.end()
     gate.open()
-    again = Launch(tmp_path, study=HALVED)
+    again = Launch(tmp_path, study=HALVED, stages="train")
     again.end(0)
-    decided = Counter()
-    for trial in again.store.trial_ids():
-        stored = again.store.cell(trial)
-        logged = [entry for entry in stored.log() if entry.get("event") == "rung"]
-        assert [json.dumps(rung) for rung in stored.rungs()] == [
-            json.dumps({name: entry[name] for name in ("epoch", "accuracy", "stops", "time")})
-            for entry in logged
-        ]
-        decided.update((trial, rung["epoch"]) for rung in stored.rungs())
-        stops = [rung for rung in stored.rungs() if rung["stops"]]
-        assert stored.result()["stopped"] == bool(stops)
-        assert max(again.steps()[trial]) == (15 if stops else 30)
-    assert set(decided.values()) == {1}
-    assert len(decided) == 3
+    assert again.console.count(MAY_DIFFER) == 1
+    steps = again.steps()
+    trials = {trial: again.store.cell(trial) for trial in again.store.trial_ids()}
+    assert len(trials) == 3
+    for trial, stored in trials.items():
+        (rung,), result = stored.rungs(), stored.result()
+        (logged,) = (entry for entry in stored.log() if entry.get("event") == "rung")
+        assert logged == {"event": "rung", **rung}
+        assert rung["epoch"] == 1
+        assert result["stopped"] == rung["stops"]
+        assert max(steps[trial]) == result["total_steps"] // (2 if rung["stops"] else 1)
     (choice,) = choices(again)
     (reported,) = again.store.cell_ids()
     assert again.store.cell(reported).result()["tuned"] == dict(choice.values)

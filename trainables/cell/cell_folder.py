@@ -6,7 +6,7 @@ used.
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 from trainables.cell.cell import Cell
@@ -34,6 +34,10 @@ from trainables.storage.sealed import SealedFiles
 
 STATES_KEPT = 2
 """The newest resume state and the one before it, in case the newest turns out damaged."""
+
+
+RUNG = "rung"
+"""Event in the log of a trial that successive halving has decided about."""
 
 
 class CellFolder:
@@ -155,8 +159,16 @@ class CellFolder:
 
     def add_rung(self, rung: Rung) -> None:
         """Record a decision of successive halving, in `rungs.json` and in the log."""
-        write_sealed_json(layout.RUNGS.below(self.path), {"rungs": [*self.rungs(), rung]})
-        self.append_log({"event": "rung", **rung})
+        self.write_rungs([*self.rungs(), rung])
+        self.log_rung(rung)
+
+    def write_rungs(self, rungs: Sequence[Rung]) -> None:
+        """Write `rungs.json`."""
+        write_sealed_json(layout.RUNGS.below(self.path), {"rungs": list(rungs)})
+
+    def log_rung(self, rung: Rung) -> None:
+        """Add a decision of successive halving to the log."""
+        self.append_log({"event": RUNG, **rung})
 
     def append_log(self, report: Mapping[str, object]) -> None:
         """Add one line to `log.jsonl`, stamped with the time in seconds since the epoch."""

@@ -74,7 +74,7 @@ class TrialValues(TypedDict, total=False):
     loss: float | None
     """Of the best epoch's weights, on the images that chose the epoch."""
     stopped: bool
-    """Whether it was stopped before its last epoch."""
+    """Whether successive halving has stopped it before its last epoch; of halved trials alone."""
 
 
 class TrainingResult(TunedValues, TrialValues, total=False):

@@ -109,9 +109,13 @@ class CellTraining:
             raise
         return self._from_store(partial(self._keep, finetuning, report))
 
+    @property
+    def _is_halved(self) -> bool:
+        return self._cell.trial == "asha"
+
     def _is_to_stop(self, finetuning: Finetuning) -> bool:
         """Tell whether successive halving has decided that a trial ends here."""
-        if self._cell.trial != "asha":
+        if not self._is_halved:
             return False
         rungs = self._from_store(self._folder.rungs)
         return any(rung["stops"] and finetuning.epoch >= rung["epoch"] for rung in rungs)
@@ -200,8 +204,8 @@ class CellTraining:
             last = due and not report.finished  # Otherwise the result follows at once.
             self._unlogged.append(report)
             self.save(best=report.best_improved, last=last)
-            if stopping or report.finished:
-                self.wait()
+            if stopping or report.finished or (self._is_halved and report.epoch_ended):
+                self.wait()  # The driver may write to the log of a trial that it decides about.
         blocked, written = time.perf_counter() - began, self._writer.written()
         if not self._writer.busy:
             self._log(self._taken_to_log())
@@ -220,7 +224,7 @@ class CellTraining:
         )
 
     def _write_result(self, finetuning: Finetuning, *, stopped: bool = False) -> None:
-        of_trial: TrialValues = {"stopped": stopped} if self._cell.trial else {}
+        of_trial: TrialValues = {"stopped": stopped} if self._is_halved else {}
         self._folder.write_result(
             {
                 **finetuning.result(),

@@ -6,6 +6,7 @@ from made_cells import CELL
 
 from orchestrator.store.searches import Candidate, Search, write_searches
 from trainables.cell.cell import Cell
+from trainables.cell.report import Report
 
 TRIALS = [
     Cell.model_validate(
@@ -30,14 +31,16 @@ def test_trials_are_listed_apart_with_what_they_try_and_what_was_chosen(call, st
     write_searches(store, [search])
     for trial, accuracy in zip(TRIALS, (90.0, 80.0), strict=True):
         store.cell(trial.id).save_best(b"weights", {})
-        result = {"accuracy": accuracy, "loss": 0.25, "stopped": accuracy < 90}
-        store.cell(trial.id).write_result(result)
+        stored = store.cell(trial.id)
+        stored.append_log(Report(step=3, epoch=1, epochs=4, best_accuracy=accuracy).entry())
+        stored.add_rung({"epoch": 1, "accuracy": accuracy, "stops": accuracy < 90, "time": 0.0})
+        stored.write_result({"accuracy": accuracy, "loss": 0.25, "stopped": accuracy < 90})
     status, out, _ = call("cells", store.path, "--tuning")
-    rows = [line.split() for line in out[1:]]
+    rows = [" ".join(line.split()) for line in out[1:]]
     assert status == 0
     assert rows == [
-        [TRIALS[0].id, "mine,", "topk", "lr", "0.1", "done", "90.00", "%", "0.250", "chosen"],
-        [TRIALS[1].id, "mine,", "topk", "lr", "0.2", "stopped", "80.00", "%", "0.250"],
+        f"{TRIALS[0].id} mine, topk lr 0.1 done 1/4 90.00 % 0.250 chosen",
+        f"{TRIALS[1].id} mine, topk lr 0.2 stopped 1/4 80.00 % 0.250",
     ]
     _, out, _ = call("cells", store.path)
     assert [line.split()[0] for line in out[1:]] == [CELL.id]
@@ -61,5 +64,14 @@ def test_a_dry_run_says_what_trials_cost_and_that_cells_wait(call, tmp_path):
     assert "1 cells: 1 pending" in out
     assert "also selected to choose values of recipes: 3 trials" in out
     assert "tuning smoke: " in out
-    share = re.search(r" GPU hours, (\d+) % of what is left", out)
+    share = re.search(r" about \S+ GPU hours, (\d+) % of what is left$", out, re.MULTILINE)
     assert 75 < int(share[1]) < 100  # Three trials that keep more than the cell does.
+
+
+def test_a_dry_run_says_that_halved_trials_cost_less(call, tmp_path):
+    setting = 'tuning.smoke={"values": {"lr": [1e-4, 1e-3]}, "scheduler": "asha"}'
+    options = ("--study", "smoke", "--set", setting, "--only", "*-topk-*-r0.25-*")
+    _, out, _ = call("run", *options, "--storage", tmp_path / "runs", "--dry-run")
+    (line,) = (line for line in out if line.startswith("tuning smoke: "))
+    assert " at most " in line
+    assert line.endswith("; asha stops those that are behind")

@@ -70,11 +70,34 @@ def test_a_later_launch_goes_on_from_the_decisions_and_repeats_none(store, halvi
     assert decisions(store) == before | {TRIALS[3]: [(1, True)]}
 
 
+def test_a_launch_that_finds_all_trials_trained_says_nothing_of_them(store, halving):
+    for trial in TRIALS:
+        halving.reported(trial, after(1, 50.0))
+        store.cell(trial).save_best(b"weights", {})
+        store.cell(trial).write_result({"accuracy": 50.0, "loss": 1.0, "stopped": False})
+    Halving(store, [search()], pytest.fail)
+
+
 def test_what_was_reported_but_not_decided_before_a_kill_is_decided_then(store):
-    for trial, accuracy in zip(TRIALS, (60.0, 40.0), strict=False):
+    for trial, accuracy in zip(TRIALS, (60.0, 0.0), strict=False):
         store.cell(trial).append_log(after(1, accuracy).entry())
     Halving(store, [search()], lambda line: None)
     assert decisions(store) == {TRIALS[0]: [(1, False)], TRIALS[1]: [(1, True)]}
+
+
+@pytest.mark.parametrize("lost", ["log.jsonl", "rungs.json", None])
+def test_a_decision_that_the_log_or_the_record_has_alone_is_in_both_then(store, halving, lost):
+    for epoch in (1, 4):
+        halving.reported(TRIALS[0], after(epoch, 50.0))
+    stored = store.cell(TRIALS[0])
+    before, log = decisions(store), stored.log()
+    if lost:
+        (stored.path / lost).unlink()
+    else:
+        (stored.path / "rungs.json").write_text("{")
+    Halving(store, [search()], lambda line: None)
+    assert decisions(store) == before
+    assert stored.log() == log
 
 
 def test_without_halving_all_go_on(store):

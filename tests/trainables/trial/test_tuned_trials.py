@@ -27,6 +27,10 @@ def result_of(folder):
     return json.loads((folder.path / "result.json").read_text())
 
 
+def log_of(folder):
+    return [json.loads(line) for line in (folder.path / "log.jsonl").read_text().splitlines()]
+
+
 def test_a_tuned_cell_is_the_cell_of_that_recipe_and_records_what_was_chosen(
     make_cell, trial_config, folder, tmp_path
 ):
@@ -48,11 +52,13 @@ def test_a_trial_that_is_to_stop_ends_with_what_it_has(
     make_cell, trial_config, folder, interrupted
 ):
     cell = make_cell(select_on="holdout").model_copy(update={"trial": "asha"})
-    config = trial_config(cell)
+    config = TrialConfig.from_dict(trial_config(cell))
     training = CellTraining(config)
     report = TrialReport()
     while not (report.training and report.training.epoch_ended):
         report = training.step()
+    assert log_of(folder)[-1]["epoch_ended"]  # Nothing is left to write as it is decided about.
+    assert folder.saved_step() == report.training.step
     score = report.training.accuracy
     folder.add_rung({"epoch": 1, "accuracy": score, "stops": True, "time": 0.0})
     if interrupted:
@@ -63,6 +69,6 @@ def test_a_trial_that_is_to_stop_ends_with_what_it_has(
     result = result_of(folder)
     assert (result["stopped"], result["accuracy"], result["epoch"]) == (True, score, 1)
     assert result["loss"] > 0
-    entries = [json.loads(line) for line in (folder.path / "log.jsonl").read_text().splitlines()]
+    entries = log_of(folder)
     assert sum(entry.get("event") == "rung" for entry in entries) == 1
     assert not any(entry.get("epoch", 0) > 1 for entry in entries)
