@@ -213,7 +213,7 @@ def finding(figure: Figure) -> str:
     )
 
 
-def _field_words(trace: Mapping[str, Any]) -> str:
+def _field_words(trace: Trace) -> str:
     fields = [
         (value, trace["y"][row], trace["x"][column])
         for row, values in enumerate(trace["z"])
