@@ -205,6 +205,21 @@ def _detail(row: Mapping[Any, Any]) -> list[str]:
     ]
 
 
+def disturbed(speed: pd.DataFrame) -> str:
+    """Say how many measurements other programs disturbed; nothing where none was.
+
+    Args:
+        speed: The table `speed`.
+    """
+    number = int(speed["disturbed"].sum())
+    if not number:
+        return ""
+    return (
+        f"Other programs disturbed {number} of {len(speed)} measurements of speed "
+        "(tokensweep measure STUDY makes these again)."
+    )
+
+
 def _conditions(findings: ReportContext, rows: pd.DataFrame) -> str:
     """Say beside the numbers what they leave out."""
     said = [COVERS[covers] for covers in COVERS if (rows["covers"] == covers).any()]
@@ -216,4 +231,6 @@ def _conditions(findings: ReportContext, rows: pd.DataFrame) -> str:
         said.append(SELECTED)
     if rows["device"].isna().all():
         said.append("No speed has been measured yet (tokensweep measure STUDY).")
+    elif found := disturbed(findings.table("speed")):
+        said.append(found)
     return f'<p class="conditions">{escape(" ".join(said))}</p>' if said else ""

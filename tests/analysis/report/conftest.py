@@ -143,6 +143,7 @@ def _speed(done):
             "eval_keep_rate": cell.keep_rate,
             "device": device,
             "main": device == "fast GPU",
+            "disturbed": False,
             "batch_size": size,
             "speed_up": share[cell.cell_id],
             "images_per_second": rate * share[cell.cell_id],

@@ -19,7 +19,7 @@ from analysis.report import render
 from analysis.report.charts import GREYED
 from analysis.report.figures import files as draw
 from analysis.report.figures import source
-from analysis.report.first_screen import foremost, sentence
+from analysis.report.first_screen import disturbed, foremost, sentence
 from analysis.report.pixels import heat_map_uri
 from analysis.report.style import KNOWN, STYLES, method_styles, ordered_methods, style_of
 
@@ -410,6 +410,16 @@ def test_the_budget_told_first_is_one_that_several_methods_meet(report_tables, m
     budgets = zip((1.5, 2.0, 3.0), met, strict=True)
     rows = pd.concat([row.assign(budget=budget) for budget, times in budgets for _ in range(times)])
     assert foremost(rows)["budget"].unique().tolist() == [told]
+
+
+def test_measurements_that_were_disturbed_are_said(report_records, report_tables):
+    speed = report_tables["speed"].assign(disturbed=False)
+    assert disturbed(speed) == ""
+    speed["disturbed"] = [True, True, *[False] * (len(speed) - 2)]
+    told = f"Other programs disturbed 2 of {len(speed)} measurements of speed"
+    page = page_of("s", report_records, report_tables | {"speed": speed}, {})
+    assert told in _Tags(page).text
+    assert told in disturbed(speed)
 
 
 def test_speed_beside_other_cells_is_not_on_the_page(report_records, report_tables):
