@@ -19,12 +19,12 @@ class Part:
 
 
 PARTS = (
-    Part("reference", "arrays of all methods, float32", 90, "reference"),
+    Part("reference", "arrays of all methods, float32", 90, "reference_arrays"),
     Part("decisions", "decisions in bfloat16 and float16", 90, "low_precision"),
     Part("clustering", "ATC's kernel against plain code", 60, "clustering"),
     Part("tests", "tests that need the device, without compiling", 120, "device_tests", "plain"),
     Part("finetuning", "training as on a CPU; resuming", 90, "finetuning", "plain"),
-    Part("erasing", "pixels erased on the device", 30, "erasing"),
+    Part("erasing", "pixels erased on the device", 30, "device_erasing"),
     Part("eager", "speed of all methods", 120, "model_speed", "eager"),
     Part("graph", "speed as a CUDA graph", 120, "model_speed", "graph"),
     Part("study", "four cells at `gpu: auto`, killed and resumed", 300, "smoke_study"),

@@ -3,12 +3,13 @@
 import json
 import subprocess
 import sys
+from importlib import import_module
 
 import pytest
 
 from experiments.gpu_proof import __main__ as gpu_proof
 from experiments.gpu_proof.findings import Finding, Machine, PartResult, append, page, read
-from experiments.gpu_proof.parts import PARTS, Part
+from experiments.gpu_proof.parts import PACKAGE, PARTS, Part
 from experiments.gpu_proof.running import PartRun
 from experiments.gpu_proof.workplace import ROOT
 
@@ -37,6 +38,11 @@ def run(tmp_path, monkeypatch):
         return noted
 
     return run
+
+
+@pytest.mark.parametrize("part", PARTS, ids=lambda part: part.name)
+def test_a_listed_part_is_a_module_that_proves(part):
+    assert callable(import_module(f"{PACKAGE}.{part.module}").prove)
 
 
 def test_a_part_gets_its_job_and_device_and_its_findings_are_kept(run):
