@@ -229,8 +229,9 @@ def _conditions(findings: ReportContext, rows: pd.DataFrame) -> str:
         said = [SCORE_IN_WORDS, *(said if scored else [FEATURES_COVER])]
     if any(record.metrics.get("select_on") == "val" for record in scored):
         said.append(SELECTED)
-    if rows["device"].isna().all():
+    speed = findings.table("speed")
+    if speed.empty:
         said.append("No speed has been measured yet (tokensweep measure STUDY).")
-    elif found := disturbed(findings.table("speed")):
+    elif found := disturbed(speed):
         said.append(found)
     return f'<p class="conditions">{escape(" ".join(said))}</p>' if said else ""

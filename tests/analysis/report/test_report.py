@@ -422,6 +422,17 @@ def test_measurements_that_were_disturbed_are_said(report_records, report_tables
     assert told in disturbed(speed)
 
 
+def test_no_speed_is_only_said_to_be_measured_where_none_was(report_records, report_tables):
+    """Not where speed was measured and no method reaches a budget by it."""
+    claim = "No speed has been measured yet"
+    budgets = report_tables["budgets"]
+    by_work = report_tables | {"budgets": budgets[budgets["device"].isna()]}
+    assert len(by_work["budgets"])
+    assert claim not in _Tags(page_of("s", report_records, by_work, {})).text
+    del by_work["speed"]
+    assert claim in _Tags(page_of("s", report_records, by_work, {})).text
+
+
 def test_speed_beside_other_cells_is_not_on_the_page(report_records, report_tables):
     unmeasured = {name: t for name, t in report_tables.items() if name not in ("speed", "budgets")}
     assert "Not measured yet" in _Tags(page_of("s", report_records, unmeasured, {})).text
