@@ -28,7 +28,7 @@ from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
 from statistics import median
-from typing import IO, Self, TypeAlias
+from typing import IO, Self
 
 from experiments.benchmarks.results import environment, line, option_parser, write
 from reduction.timing import Quartiles
@@ -57,7 +57,7 @@ with torch.inference_mode():
 """What runs in each checkout; it uses nothing that an old one does not have."""
 
 
-Turns: TypeAlias = Sequence[tuple[float, float]]
+Turns = Sequence[tuple[float, float]]
 """Seconds of a pass there and of one here, by rounds."""
 
 
@@ -77,9 +77,9 @@ class RatioRow:
     """Ratio of the least times."""
 
     @classmethod
-    def of(cls, method: str, pairs: Sequence["Turns"]) -> Self:
+    def of(cls, method: str, pairs: Sequence[Turns]) -> Self:
         """Summarise what pairs of processes took."""
-        each = [median([before / after for before, after in turns]) for turns in pairs]
+        each = [median([before / after for before, after in rounds]) for rounds in pairs]
         ratios = Quartiles.of(each)
         befores, afters = zip(*chain.from_iterable(pairs), strict=True)
         return cls(
@@ -136,8 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for number in range(options.pairs):
         print(f"pair of processes {number + 1} of {options.pairs}", flush=True)
         with started(options.there.resolve(), names, swapped=number % 2 == 1) as (there, here):
-            both = [name for name in here.methods if name in there.methods]
-            methods = options.methods or both
+            methods = options.methods or [name for name in here.methods if name in there.methods]
             pairs.append([turns(there, here, name, options.repeats) for name in methods])
     of_methods = zip(methods, zip(*pairs, strict=True), strict=True)
     rows = [RatioRow.of(name, its_pairs) for name, its_pairs in of_methods]
