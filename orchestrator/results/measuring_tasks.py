@@ -1,5 +1,8 @@
 """The phase `measure`: the speed of cells' models, each alone on a whole device."""
 
+import shlex
+import socket
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -17,9 +20,6 @@ from trainables.storage.retry import patience
 
 TYPE = "accelerator_type:"
 """Prefix of the resource by which Ray names the GPUs of a node."""
-ENVIRONMENT = {"env_vars": {"OMP_WAIT_POLICY": "PASSIVE"}}
-"""CPU threads that spin while they wait for each other take a hundred times as long as soon as
-anything else wants a CPU. It is read as a process starts."""
 RETRIES = 2
 """How often a measurement is repeated whose process dies, alone or with its node."""
 
@@ -73,12 +73,13 @@ def measure_all(
     Returns:
         Whether all has been measured.
     """
-    device = WholeDevice.of(node["Resources"] for node in ray.nodes() if node["Alive"])
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    device = WholeDevice.of(node["Resources"] for node in nodes)
     task = ray.remote(
         **device.options,
         max_retries=RETRIES,
         max_calls=0,  # A process that has imported torch serves the next job, too.
-        runtime_env=ENVIRONMENT,
+        runtime_env=environment(node["NodeManagerHostname"] for node in nodes),
     )(measure_job)
     pool = TaskPool(task, device.count, "measure")
     place = (data, weights, device.gpu, device.threads)
@@ -95,6 +96,26 @@ def measure_all(
                 context.note(f"{name}: not measured: {_reason(outcome)}")
     tick()
     return sum(succeeded) == len(jobs)
+
+
+def environment(hosts: Iterable[str]) -> dict[str, Any]:
+    """Return the runtime environment of a process that measures.
+
+    CPU threads that spin while they wait for each other take a hundred times as long as soon as
+    anything else wants a CPU. The variable is read as a process starts.
+
+    Ray gives the path of Python to a shell as it is, so that no process starts where the path has
+    a space. Where all is on this machine, it is given quoted instead; other nodes have their own:
+    https://github.com/ray-project/ray/blob/ray-2.49.0/python/ray/_private/runtime_env/context.py
+
+    Args:
+        hosts: Names of the machines that Ray's nodes are on.
+    """
+    variables = {"env_vars": {"OMP_WAIT_POLICY": "PASSIVE"}}
+    quoted = shlex.quote(sys.executable)
+    if quoted == sys.executable or set(hosts) != {socket.gethostname()}:
+        return variables
+    return variables | {"py_executable": quoted}
 
 
 def measure_job(

@@ -1,11 +1,17 @@
 """What is to be measured of a study's cells, and that the tables say what was."""
 
+import os
+import socket
+import sys
+from pathlib import Path
+
 import pytest
+import ray
 from made_cells import CELL, finish
 
 from analysis.tables import results_table
 from orchestrator.results.cell_records import record_of
-from orchestrator.results.measuring_tasks import WholeDevice
+from orchestrator.results.measuring_tasks import WholeDevice, environment
 from orchestrator.results.speed_jobs import (
     can_be_measured,
     jobs,
@@ -135,3 +141,32 @@ def test_a_measurement_has_a_whole_device(nodes, options, threads, count):
     assert device.options == options
     assert (device.threads, device.count) == (threads, count)
     assert device.gpu == ("num_gpus" in options)
+
+
+class TestEnvironment:
+    """A virtual environment in a folder whose name a shell would cut in two."""
+
+    @pytest.fixture
+    def python(self, tmp_path, monkeypatch):
+        folder = tmp_path / "of a study"
+        folder.symlink_to(Path(sys.prefix))
+        monkeypatch.setattr(sys, "executable", str(folder / "bin" / "python"))
+        return sys.executable
+
+    def test_a_path_with_a_space_is_quoted(self, python):
+        assert environment([socket.gethostname()])["py_executable"] == f"'{python}'"
+
+    def test_other_machines_have_a_python_of_their_own(self, python):
+        assert "py_executable" not in environment([socket.gethostname(), "other"])
+
+    def test_a_plain_path_is_left_to_ray(self, monkeypatch):
+        monkeypatch.setattr(sys, "executable", "/venv/bin/python")
+        assert environment([socket.gethostname()]) == {"env_vars": {"OMP_WAIT_POLICY": "PASSIVE"}}
+
+    @pytest.mark.slow
+    def test_a_process_starts_there(self, python):
+        with ray.init(num_cpus=1, include_dashboard=False):
+            look = ray.remote(lambda: (sys.executable, os.environ["OMP_WAIT_POLICY"]))
+            hosts = [node["NodeManagerHostname"] for node in ray.nodes()]
+            started = look.options(runtime_env=environment(hosts)).remote()
+            assert ray.get(started, timeout=50) == (python, "PASSIVE")
